@@ -1,0 +1,40 @@
+#include <tuple>
+
+#include "label_rows.h"
+
+namespace netinterp_fast {
+namespace {
+
+std::tuple<Tensor, Tensor> concept_area(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts) {
+  check_tensor(labels, "labels", 4, labels);
+  check_tensor(image_labels, "image_labels", 2, labels, ScalarType::Long);
+  const int64_t n_images = labels.size(0), layers = labels.size(1), height = labels.size(2), width = labels.size(3);
+  STD_TORCH_CHECK(image_labels.size(0) == n_images && n_concepts > 0 && height > 0 && width > 0 &&
+                      height <= kMaxPixels && width <= kMaxPixels,
+                  "concept_area: shapes do not match");
+
+  Tensor areas = torch::stable::new_zeros(labels, {n_images, n_concepts}, ScalarType::Long);
+  const auto add_image = [&](int64_t image, const std::vector<int64_t>& covering, auto& reader) {
+    int64_t* area = areas.mutable_data_ptr<int64_t>() + image * n_concepts;
+    std::vector<int16_t> end(width);
+    std::vector<int32_t> id(width);
+    for (int64_t y = 0; y < height; ++y) {
+      if (!reader.read(y)) return false;
+      for (int64_t layer = 0; layer < layers; ++layer) {
+        const int64_t runs = reader.runs(layer, end.data(), id.data());
+        for (int64_t run = 0; run < runs; ++run) area[id[run]] += end[run] - (run ? end[run - 1] : 0);
+      }
+    }
+    for (int64_t concept_id : covering) area[concept_id] = height * width;
+    area[0] = 0;
+    return true;
+  };
+  const FirstBad bad = for_each_image(labels, image_labels, n_concepts, add_image);
+  return {areas, bad.tensor(labels)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(netinterp_fast, CPU, m) { m.impl("concept_area", TORCH_BOX(&concept_area)); }
+
+}  // namespace netinterp_fast

@@ -1,0 +1,87 @@
+// The CPU kernels as a table of functions, compiled once an instruction set and chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace netinterp_fast {
+
+constexpr int64_t kMaxLanes = 16;
+
+// One axis of the label grid, tabulated: which coarse cell a pixel lies in, and how far.
+struct AxisTable {
+  int64_t cells;
+  int64_t pixels;
+  const int32_t* first;  // [cells + 1]: the first pixel of each cell; pixels of a cell are contiguous
+  const float* weight;   // [pixels + kMaxLanes]
+};
+
+// What one label layer says inside one coarse cell: segments [begin, end), and `rest` on all other pixels.
+// Concepts are numbered by where they stand in the image's own short list: counts of a few ids stay in the cache.
+struct CellLabels {
+  int32_t rest;   // an index into `listed`, below
+  int32_t begin;
+  int32_t end;
+};
+
+// The label layers of an image, cell by cell. A segment is an id with, in each row of pixels, one interval.
+struct LabelTable {
+  int64_t layers;
+  int64_t max_rows;          // of a cell, rounded up to twice the lanes
+  const CellLabels* cells;   // [h, w, L]
+  int64_t n_listed;
+  const int32_t* listed;     // [n_listed]: the ids that the image has; the first is 0
+  const int32_t* concept_of; // [segments]: an index into `listed`
+  const int16_t* intervals;  // [segments, 2, max_rows]: first pixel and one past the last; 0 0 where there is none
+};
+
+constexpr int64_t kMaxPixels = 32767;    // of a side of the label grid, so that an int16 holds a column
+constexpr int64_t kMaxNarrowConcepts = 32768;  // label rows are uint16 up to here, uint32 above
+
+// Work on rows of concept ids.
+template <typename Id>
+struct LabelKernels {
+  Id (*largest)(const Id* row, int64_t n);
+
+  // Removes from ids [L, stride] what an earlier layer or `covering` [n_covering] says already. stride is a multiple of
+  // 2 * kMaxLanes; the elements past the row's width are 0.
+  void (*drop_duplicates)(Id* ids, int64_t layers, int64_t stride, const int64_t* covering, int64_t n_covering);
+
+  // Splits row [width + 1] into runs of one id; row[width] must differ from row[width - 1]. Writes one past each run's
+  // last pixel to end and its id to id, and returns the number of runs.
+  int64_t (*find_runs)(const Id* row, int64_t width, int16_t* end, int32_t* id);
+};
+
+struct Kernels {
+  const char* level;
+  int64_t lanes;  // floats a vector
+
+  LabelKernels<uint16_t> narrow_labels;
+  LabelKernels<uint32_t> wide_labels;
+
+  // Adds to counts [K] how many lit pixels of one plane [h, w] carry each concept; returns how many are lit.
+  // Scratch: above [h * w + 16], lit [2, max_rows], listed_counts [n_listed] of zeros, which it leaves zero.
+  int64_t (*tally_plane)(const float* plane, float threshold, bool inclusive, const AxisTable& rows,
+                         const AxisTable& columns, const LabelTable& labels, uint8_t* above, int16_t* lit,
+                         int32_t* listed_counts, int64_t* counts);
+
+  // The largest of n >= 1 values; NaN if one is NaN.
+  float (*maximum)(const float* values, int64_t n);
+
+  // Appends to buffer the values above bound, from *position on, until the buffer of `capacity` is full or all n are
+  // seen; moves *position and returns the new count.
+  int64_t (*append_above)(const float* values, int64_t n, int64_t* position, float bound, float* buffer, int64_t count,
+                          int64_t capacity);
+};
+
+const Kernels& kernels();  // the level in use
+
+template <typename Id>
+const LabelKernels<Id>& label_kernels() {
+  if constexpr (sizeof(Id) == 2) {
+    return kernels().narrow_labels;
+  } else {
+    return kernels().wide_labels;
+  }
+}
+
+}  // namespace netinterp_fast

@@ -1,0 +1,301 @@
+// The body of the CPU kernels. Included once an instruction set with LANES (floats a vector) and the matching target in
+// force; headers are included before. Plain vector arithmetic: every level computes the same bits.
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t UInts __attribute__((vector_size(4 * LANES)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));      // twice as many
+typedef int16_t HalfShorts __attribute__((vector_size(2 * LANES)));  // as many
+typedef char Bytes __attribute__((vector_size(4 * LANES)));
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(4 * LANES)));
+};
+
+template <typename T>
+inline typename VectorOf<T>::type load(const T* p) {
+  typename VectorOf<T>::type v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <typename T, typename Vector>
+inline void store(T* p, Vector v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <typename Vector>
+inline Vector smaller(Vector a, Vector b) {
+  return a < b ? a : b;
+}
+
+template <typename Vector>
+inline Vector larger(Vector a, Vector b) {
+  return a > b ? a : b;
+}
+
+// A comparison's result as one bit a byte.
+inline uint64_t byte_bits(Bytes mask) {
+#if LANES == 16
+  return _mm512_movepi8_mask((__m512i)mask);
+#elif LANES == 8
+  return static_cast<uint32_t>(_mm256_movemask_epi8((__m256i)mask));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_epi8((__m128i)mask));
+#else
+  uint64_t result = 0;
+  for (int i = 0; i < 4 * LANES; ++i) result |= static_cast<uint64_t>(mask[i] & 1) << i;
+  return result;
+#endif
+}
+
+template <typename Mask>
+inline bool any(Mask mask) {
+  return byte_bits((Bytes)mask) != 0;
+}
+
+// Calls f(lane) for each lane of T that a comparison holds in, in order.
+template <typename T, typename Mask, typename F>
+inline void for_each_lane(Mask mask, const F& f) {
+  constexpr uint64_t kFirstByteOfLane = sizeof(T) == 2 ? 0x5555555555555555u : 0x1111111111111111u;
+  for (uint64_t left = byte_bits((Bytes)mask) & kFirstByteOfLane; left; left &= left - 1) {
+    f(__builtin_ctzll(left) / static_cast<int>(sizeof(T)));
+  }
+}
+
+inline int64_t sum(UInts v) {
+  uint32_t lanes[LANES];
+  store(lanes, v);
+  uint32_t total = 0;
+  for (int lane = 0; lane < LANES; ++lane) total += lanes[lane];
+  return total;
+}
+
+inline Ints lane_index() {
+  Ints v;
+  for (int lane = 0; lane < LANES; ++lane) v[lane] = lane;
+  return v;
+}
+
+template <bool Inclusive, typename Value>
+inline auto lit(Value value, Value threshold) {
+  if constexpr (Inclusive) {
+    return value >= threshold;
+  } else {
+    return value > threshold;
+  }
+}
+
+// ---- labels ---------------------------------------------------------------------------------------------------------
+
+template <typename Id>
+Id largest(const Id* row, int64_t n) {
+  Id result = 0;
+  for (int64_t x = 0; x < n; ++x) result = row[x] > result ? row[x] : result;
+  return result;
+}
+
+template <typename Id>
+inline bool any_shared(const Id* a, const Id* b, int64_t n) {
+  auto shared = load(a) != load(a);
+  for (int64_t x = 0; x < n; x += 4 * LANES / sizeof(Id)) {
+    const auto v = load(a + x);
+    shared |= (v == load(b + x)) & (v != 0);
+  }
+  return any(shared);
+}
+
+// A concept counts once a pixel: later layers lose what an earlier layer, or the whole image, says already.
+template <typename Id>
+void drop_duplicates(Id* ids, int64_t layers, int64_t stride, const int64_t* covering, int64_t n_covering) {
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    Id* row = ids + layer * stride;
+    for (int64_t i = 0; i < n_covering; ++i) {
+      const Id id = static_cast<Id>(covering[i]);
+      for (int64_t x = 0; x < stride; ++x) row[x] = row[x] == id ? 0 : row[x];
+    }
+    for (int64_t earlier = 0; earlier < layer; ++earlier) {
+      const Id* other = ids + earlier * stride;
+      if (!any_shared(row, other, stride)) continue;
+      for (int64_t x = 0; x < stride; ++x) row[x] = row[x] == other[x] ? 0 : row[x];
+    }
+  }
+}
+
+template <typename Id>
+int64_t find_runs(const Id* row, int64_t width, int16_t* end, int32_t* id) {
+  constexpr int64_t kStep = 4 * LANES / sizeof(Id);
+  int64_t runs = 0, x = 0;
+  const auto add = [&](int64_t last) {
+    end[runs] = static_cast<int16_t>(last + 1);
+    id[runs++] = row[last];
+  };
+  for (; x + kStep <= width; x += kStep) {
+    for_each_lane<Id>(load(row + x) != load(row + x + 1), [&](int lane) { add(x + lane); });
+  }
+  for (; x < width; ++x) {
+    if (row[x] != row[x + 1]) add(x);
+  }
+  return runs;
+}
+
+// ---- tally ----------------------------------------------------------------------------------------------------------
+
+// The lit pixels of one cell, row by row: they are contiguous, because the surface is monotone along a row.
+// lit [2, stride]: the first lit pixel and one past the last. Returns how many there are.
+template <bool Inclusive>
+inline int64_t light_cell(float a, float b, float c, float d, float threshold, const float* weight_y, int64_t n_rows,
+                          const float* weight_x, int32_t x_begin, int32_t x_end, int16_t* lit_pixels, int64_t stride) {
+  const Floats level = threshold - Floats{};
+  Ints total{};
+  for (int64_t y = 0; y < n_rows; y += LANES) {
+    const Floats wy = load(weight_y + y);
+    const Floats left = a + wy * (c - a);
+    const Floats right = b + wy * (d - b);
+    const Floats rise = right - left;
+    Ints n{};
+    if (any(lit<Inclusive>(larger(left, right), level))) {
+      for (int32_t x = x_begin; x < x_end; ++x) n -= lit<Inclusive>(left + rise * weight_x[x], level);
+    }
+    n &= lane_index() + static_cast<int32_t>(y) < static_cast<int32_t>(n_rows);
+    const Ints start = rise < 0 ? x_begin + Ints{} : x_end - n;
+    store(lit_pixels + y, __builtin_convertvector(start, HalfShorts));
+    store(lit_pixels + stride + y, __builtin_convertvector(start + n, HalfShorts));
+    total += n;
+  }
+  return sum((UInts)total);
+}
+
+// Pixels that two intervals a row have in common: both [2, stride].
+inline int64_t common_pixels(const int16_t* a, const int16_t* b, int64_t n_rows, int64_t stride) {
+  UInts total{};
+  for (int64_t y = 0; y < n_rows; y += 2 * LANES) {
+    const Shorts begin = larger(load(a + y), load(b + y));
+    const Shorts end = smaller(load(a + stride + y), load(b + stride + y));
+    const UInts pairs = (UInts)larger(end - begin, Shorts{});
+    total += (pairs & 0xffffu) + (pairs >> 16);
+  }
+  return sum(total);
+}
+
+template <bool Inclusive>
+int64_t tally_cell(const float* plane, int64_t row, int64_t column, float threshold, const AxisTable& rows,
+                   const AxisTable& columns, const LabelTable& labels, int16_t* lit_pixels, int32_t* counts) {
+  const int32_t y_begin = rows.first[row], x_begin = columns.first[column], x_end = columns.first[column + 1];
+  const int64_t n_rows = rows.first[row + 1] - y_begin, stride = labels.max_rows;
+  if (n_rows == 0 || x_begin == x_end) return 0;
+  const int64_t down = next_cell(row, rows.cells) - row, across = next_cell(column, columns.cells) - column;
+  const float* corner = plane + row * columns.cells + column;
+  const int64_t area = light_cell<Inclusive>(corner[0], corner[across], corner[down * columns.cells],
+                                             corner[down * columns.cells + across], threshold, rows.weight + y_begin,
+                                             n_rows, columns.weight, x_begin, x_end, lit_pixels, stride);
+  if (area == 0) return 0;
+  const CellLabels* cell = labels.cells + (row * columns.cells + column) * labels.layers;
+  for (int64_t layer = 0; layer < labels.layers; ++layer) {
+    int64_t rest = area;
+    for (int32_t segment = cell[layer].begin; segment < cell[layer].end; ++segment) {
+      const int64_t n = common_pixels(lit_pixels, labels.intervals + segment * 2 * stride, n_rows, stride);
+      counts[labels.concept_of[segment]] += static_cast<int32_t>(n);
+      rest -= n;
+    }
+    counts[cell[layer].rest] += static_cast<int32_t>(rest);
+  }
+  return area;
+}
+
+// Marks the values of a plane that are lit; false if there is none.
+template <bool Inclusive>
+inline bool mark_lit(const float* plane, int64_t n, float threshold, uint8_t* above) {
+  const Floats level = threshold - Floats{};
+  Ints above_level{};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) above_level |= lit<Inclusive>(load(plane + i), level);
+  bool found = any(above_level);
+  for (; i < n; ++i) found |= lit<Inclusive>(plane[i], threshold);
+  if (!found) return false;
+  for (i = 0; i < n; ++i) above[i] = lit<Inclusive>(plane[i], threshold);
+  return true;
+}
+
+// No pixel of a cell exceeds its largest corner (core/bilinear.h), so only cells with a lit corner are looked at.
+// Eight columns a step; a byte read past the row's end can only add a cell that then turns out dark.
+template <bool Inclusive>
+int64_t tally_lit_cells(const float* plane, float threshold, const AxisTable& rows, const AxisTable& columns,
+                        const LabelTable& labels, uint8_t* above, int16_t* lit_pixels, int32_t* counts) {
+  const int64_t width = columns.cells;
+  int64_t area = 0;
+  for (int64_t row = 0; row < rows.cells; ++row) {
+    const uint8_t* upper = above + row * width;
+    const uint8_t* lower = above + next_cell(row, rows.cells) * width;
+    for (int64_t column = 0; column < width; column += 8) {
+      uint64_t corner[4];
+      __builtin_memcpy(corner + 0, upper + column, 8);
+      __builtin_memcpy(corner + 1, upper + column + 1, 8);
+      __builtin_memcpy(corner + 2, lower + column, 8);
+      __builtin_memcpy(corner + 3, lower + column + 1, 8);
+      uint64_t active = corner[0] | corner[1] | corner[2] | corner[3];
+      while (active) {
+        const int64_t next = column + __builtin_ctzll(active) / 8;
+        if (next >= width) break;
+        active &= active - 1;
+        area += tally_cell<Inclusive>(plane, row, next, threshold, rows, columns, labels, lit_pixels, counts);
+      }
+    }
+  }
+  return area;
+}
+
+int64_t tally_plane(const float* plane, float threshold, bool inclusive, const AxisTable& rows,
+                    const AxisTable& columns, const LabelTable& labels, uint8_t* above, int16_t* lit_pixels,
+                    int32_t* listed_counts, int64_t* counts) {
+  const auto mark = inclusive ? mark_lit<true> : mark_lit<false>;
+  const auto tally = inclusive ? tally_lit_cells<true> : tally_lit_cells<false>;
+  if (!mark(plane, rows.cells * columns.cells, threshold, above)) return 0;
+  const int64_t area = tally(plane, threshold, rows, columns, labels, above, lit_pixels, listed_counts);
+  for (int64_t i = 1; i < labels.n_listed; ++i) {  // all misses of the cache at once
+    if (listed_counts[i]) counts[labels.listed[i]] += listed_counts[i];
+  }
+  for (int64_t i = 0; i < labels.n_listed; ++i) listed_counts[i] = 0;
+  return area;
+}
+
+// ---- quantiles ------------------------------------------------------------------------------------------------------
+
+float maximum(const float* values, int64_t n) {
+  Floats best = values[0] - Floats{};
+  Ints nan{};
+  float largest = values[0];
+  bool any_nan = false;
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const Floats v = load(values + i);
+    best = v > best ? v : best;
+    nan |= v != v;
+  }
+  for (; i < n; ++i) {
+    largest = values[i] > largest ? values[i] : largest;
+    any_nan |= values[i] != values[i];
+  }
+  for (int lane = 0; lane < LANES; ++lane) largest = best[lane] > largest ? best[lane] : largest;
+  return any_nan || any(nan) ? __builtin_nanf("") : largest;
+}
+
+int64_t append_above(const float* values, int64_t n, int64_t* position, float bound, float* buffer, int64_t count,
+                     int64_t capacity) {
+  const Floats level = bound - Floats{};
+  int64_t i = *position;
+  for (; i + LANES <= n && count + LANES <= capacity; i += LANES) {
+    for_each_lane<float>(load(values + i) > level, [&](int lane) { buffer[count++] = values[i + lane]; });
+  }
+  for (; i < n && count < capacity; ++i) {
+    if (values[i] > bound) buffer[count++] = values[i];
+  }
+  *position = i;
+  return count;
+}
+
+template <typename Id>
+constexpr LabelKernels<Id> kLabels{largest<Id>, drop_duplicates<Id>, find_runs<Id>};
+
+const Kernels table{LEVEL_NAME, LANES, kLabels<uint16_t>, kLabels<uint32_t>, tally_plane, maximum, append_above};

@@ -1,0 +1,9 @@
+"""Fast, exact network interpretability for PyTorch: native kernels under a Python API."""
+
+__version__ = "0.1.0"
+
+from . import ops
+from ._library import build_info
+from .backends import use_backend, why_not
+
+__all__ = ["build_info", "ops", "use_backend", "why_not"]

@@ -1,0 +1,241 @@
+"""The ops on a GPU against the pure-torch references on the CPU, bit for bit."""
+
+import pytest
+import torch
+from op_cases import Overlap, QuantileState, fresh, overlap_case, overlap_cases, quantile_runs
+
+from netinterp_fast import _library, ops
+from netinterp_fast.backends import use_backend
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICE = "cuda"
+OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update")
+OVERLAPS = overlap_cases()
+RUNS = quantile_runs()
+
+
+def raw(op):
+    """The op itself, which must have a CUDA kernel: the dispatcher would quietly take the reference."""
+    assert _library.native_kernel(op, torch.device(DEVICE)), _library.why_missing(DEVICE)
+    return getattr(torch.ops.netinterp_fast, op).default
+
+
+def on_device(case):
+    return type(case)(*(arg.to(DEVICE) if isinstance(arg, torch.Tensor) else arg for arg in case))
+
+
+def assert_overlap(case: Overlap, got: Overlap, unit_area, first_bad):
+    """`got` is the case after the op has run on it on the device, with what it returned."""
+    expected = fresh(case)
+    expected_area, expected_bad = _library.reference("unit_concept_overlap")(*expected)
+    assert first_bad.tolist() == expected_bad.tolist()
+    assert torch.equal(unit_area.cpu(), expected_area)
+    assert torch.equal(got.intersection.cpu(), expected.intersection)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_has_a_native_kernel(op):
+    raw(op)
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_unit_concept_overlap(name):
+    got = on_device(fresh(OVERLAPS[name]))
+    assert_overlap(OVERLAPS[name], got, *raw("unit_concept_overlap")(*got))
+
+
+def test_unit_concept_overlap_of_many_planes():
+    case = overlap_case(images=9, units=700, coarse=(14, 14), size=(112, 112), layers=4, n_concepts=1197)
+    got = on_device(fresh(case))
+    assert_overlap(case, got, *raw("unit_concept_overlap")(*got))
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_concept_area(name):
+    labels, image_labels, n_concepts = OVERLAPS[name][2:5]
+    area, first_bad = raw("concept_area")(labels.to(DEVICE), image_labels.to(DEVICE), n_concepts)
+    expected_area, expected_bad = _library.reference("concept_area")(labels, image_labels, n_concepts)
+    assert first_bad.tolist() == expected_bad.tolist()
+    assert torch.equal(area.cpu(), expected_area)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_top_quantile_update(name):
+    keep, batches = RUNS[name]
+    expected = QuantileState.empty(batches[0].shape[1], keep)
+    got = on_device(expected)
+    for acts in batches:
+        maxima = _library.reference("top_quantile_update")(acts, keep, *expected)
+        assert torch.equal(raw("top_quantile_update")(acts.to(DEVICE), keep, *got).cpu(), maxima)
+        assert got.largest(keep) == expected.largest(keep)
+        assert (got.count <= 2 * keep).all()
+
+
+def test_nan_leaves_the_state_as_it_was():
+    keep, batches = RUNS["many cuts"]
+    state = on_device(QuantileState.empty(4, keep))
+    raw("top_quantile_update")(batches[0].to(DEVICE), keep, *state)
+    before = state.clone()
+    acts = batches[1].to(DEVICE)
+    acts[2, 1, 6, 6] = float("nan")
+    maxima = raw("top_quantile_update")(acts, keep, *state)
+    assert maxima.isnan().nonzero().tolist() == [[2, 1]]
+    for got, expected in zip(state, before, strict=True):
+        assert torch.equal(got.view(torch.int32), expected.view(torch.int32))
+
+
+def test_wrappers_take_non_contiguous_tensors():
+    case = overlap_case(size=(28, 28))
+    strided = case.acts.to(DEVICE).transpose(2, 3).contiguous().transpose(2, 3)
+    labels = case.labels.to(DEVICE).repeat_interleave(2, dim=3)[..., ::2]
+    thresholds = torch.stack([case.thresholds, case.thresholds], 1).to(DEVICE)[:, 0]
+    image_labels = case.image_labels.t().contiguous().t().to(DEVICE)
+    assert not any(tensor.is_contiguous() for tensor in (strided, labels, thresholds, image_labels))
+    expected = case._replace(intersection=torch.zeros_like(case.intersection))
+    unit_area, _ = _library.reference("unit_concept_overlap")(*expected)
+    with use_backend("native"):
+        got = ops.unit_concept_overlap(strided, thresholds, labels, 12, image_labels=image_labels)
+        area = ops.concept_area(labels, 12, image_labels=image_labels)
+    assert torch.equal(got.unit_area.cpu(), unit_area)
+    assert torch.equal(got.intersection.cpu(), expected.intersection)
+    assert torch.equal(area.cpu(), ops.concept_area(case.labels, 12, image_labels=case.image_labels))
+
+
+def test_runs_on_the_current_stream():
+    """Inputs become ready late, on a side stream; a kernel on another stream would miss them."""
+    case = OVERLAPS["typical"]
+    got = on_device(fresh(case))
+    late = case.acts.to(DEVICE)
+    got.acts.fill_(float("-inf"))
+    keep, batches = RUNS["many cuts"]
+    expected_state = QuantileState.empty(4, keep)
+    _library.reference("top_quantile_update")(batches[0], keep, *expected_state)
+    state, acts, late_acts = on_device(QuantileState.empty(4, keep)), torch.zeros(3, 4, 7, 7), batches[0]
+    acts, late_acts = acts.to(DEVICE), late_acts.to(DEVICE)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        got.acts.copy_(late)
+        acts.copy_(late_acts)
+        result = raw("unit_concept_overlap")(*got)
+        raw("top_quantile_update")(acts, keep, *state)
+    stream.synchronize()
+    assert_overlap(case, got, *result)
+    assert state.largest(keep) == expected_state.largest(keep)
+
+
+def test_overlap_and_area_in_a_cuda_graph():
+    """One capture, replayed on inputs with and without a bad id."""
+    cases = [OVERLAPS[name] for name in ("typical", "negative id", "all lit")]
+    static = on_device(fresh(cases[0]._replace(inclusive=True)))
+    overlap, concept_area = raw("unit_concept_overlap"), raw("concept_area")
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        overlap(*static)
+        concept_area(*static[2:5])
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = overlap(*static)
+        area, _ = concept_area(*static[2:5])
+    for case in cases:
+        case = case._replace(inclusive=True)
+        for target, source in zip(static, case, strict=True):
+            if isinstance(target, torch.Tensor):
+                target.copy_(source)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_overlap(case, static, *result)
+        assert torch.equal(area.cpu(), _library.reference("concept_area")(*case[2:5])[0])
+
+
+def test_quantile_in_a_cuda_graph():
+    keep, batches = RUNS["many cuts"]
+    update = raw("top_quantile_update")
+    static = batches[0].to(DEVICE)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        update(static, keep, *on_device(QuantileState.empty(4, keep)))
+    side.synchronize()
+    expected = QuantileState.empty(4, keep)
+    state = on_device(expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        update(static, keep, *state)
+    for acts in batches:
+        static.copy_(acts)
+        graph.replay()
+        torch.cuda.synchronize()
+        _library.reference("top_quantile_update")(acts, keep, *expected)
+        assert state.largest(keep) == expected.largest(keep)
+
+
+def test_results_repeat():
+    case = overlap_case(images=5, units=64, coarse=(14, 14), size=(56, 56))
+    results = []
+    for _ in range(3):
+        got = on_device(fresh(case))
+        results.append((*raw("unit_concept_overlap")(*got), got.intersection))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+needs_large_memory = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory < 30e9,
+    reason="needs 30 GB of device memory",
+)
+
+
+@pytest.mark.extended
+@needs_large_memory
+def test_more_activations_than_2_to_31():
+    """All images but the first two and the last three are below every threshold: those five decide."""
+    n_images, ends = 11_000, torch.tensor([0, 1, 10_997, 10_998, 10_999])
+    few = overlap_case(images=5, units=1000, coarse=(14, 14), size=(14, 14), act_dtype=torch.bfloat16)
+    few = few._replace(thresholds=few.thresholds.abs())
+    many = on_device(fresh(few))
+    acts = torch.full((n_images, 1000, 14, 14), -1.0, dtype=torch.bfloat16, device=DEVICE)
+    assert acts.numel() > 2**31
+    labels = torch.zeros(n_images, *few.labels.shape[1:], dtype=torch.int64, device=DEVICE)
+    image_labels = torch.zeros(n_images, 2, dtype=torch.int64, device=DEVICE)
+    for target, source in ((acts, many.acts), (labels, many.labels), (image_labels, many.image_labels)):
+        target[ends.to(DEVICE)] = source
+    many = many._replace(acts=acts, labels=labels, image_labels=image_labels)
+    unit_area, first_bad = raw("unit_concept_overlap")(*many)
+    assert unit_area.sum() == unit_area[ends.to(DEVICE)].sum()
+    assert_overlap(few, many, unit_area[ends.to(DEVICE)], first_bad)
+
+    expected = QuantileState.empty(1000, 10)
+    state = on_device(expected)
+    _library.reference("top_quantile_update")(few.acts, 10, *expected)
+    maxima = raw("top_quantile_update")(acts, 10, *state)
+    assert torch.equal(maxima[ends.to(DEVICE)].cpu(), few.acts.float().amax((2, 3)))
+    assert state.largest(10) == expected.largest(10)
+
+
+@pytest.mark.extended
+@needs_large_memory
+def test_more_labels_than_2_to_31():
+    few = overlap_case(images=1, coarse=(4, 4), size=(512, 512), layers=4, label_dtype=torch.uint8)
+    last = on_device(fresh(few))
+    labels = torch.zeros(2100, 4, 512, 512, dtype=torch.uint8, device=DEVICE)
+    assert labels.numel() > 2**31
+    labels[-1] = last.labels[0]
+    acts = torch.full((2100, *few.acts.shape[1:]), -10.0, device=DEVICE)
+    acts[-1] = last.acts[0]
+    image_labels = torch.zeros(2100, 2, dtype=torch.int64, device=DEVICE)
+    image_labels[-1] = last.image_labels[0]
+    many = last._replace(acts=acts, labels=labels, image_labels=image_labels)
+    unit_area, first_bad = raw("unit_concept_overlap")(*many)
+    assert_overlap(few, many, unit_area[-1:], first_bad)
+
+    area, _ = raw("concept_area")(labels, image_labels, 12)
+    assert torch.equal(area[-1:].cpu(), _library.reference("concept_area")(*few[2:5])[0])
+    assert not area[:-1].any()
+    labels[-1, -1, -1, -1] = 12
+    _, first_bad = raw("concept_area")(labels, image_labels, 12)
+    assert first_bad.tolist() == [labels.numel() - 1, -1]

@@ -1,0 +1,102 @@
+"""The CUDA kernels on the host runner `cuda_on_cpu.h`, with the signatures of the raw ops."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from ctypes import c_bool, c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = [("blocks", c_int32), ("seed", c_uint32)]
+
+
+class _LabelShape(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("images", "layers", "pixels", "image_labels", "concepts")]
+
+
+class _Axis(ctypes.Structure):
+    _fields_ = [("cells", c_int64), ("pixels", c_int64), ("scale", c_double), ("offset", c_double)]
+
+
+def build(folder: Path) -> Path:
+    """Compile the kernels for the CPU; RuntimeError with the compiler's words where they do not compile."""
+    library = folder / "kernels.so"
+    command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Werror"]
+    command += [f"-I{HERE}", str(HERE / "kernels.cpp"), "-o", str(library)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return library
+
+
+class EmulatedKernels:
+    """Each method runs an op's kernels, `blocks` blocks of threads in an order set by `seed`."""
+
+    def __init__(self, library: Path, blocks: int = 3, seed: int = 0):
+        self._path = library
+        self._library = ctypes.CDLL(str(library))
+        self._library.last_error_message.restype = c_char_p
+        self._launch = _Launch(blocks, seed)
+
+    def with_launch(self, blocks: int, seed: int) -> EmulatedKernels:
+        return EmulatedKernels(self._path, blocks, seed)
+
+    def concept_area(self, labels, image_labels, n_concepts):
+        area = labels.new_zeros((labels.shape[0], n_concepts), dtype=torch.int64)
+        first_bad = torch.empty(2, dtype=torch.int64)
+        shape = _label_shape(labels, image_labels, n_concepts)
+        self._call("concept_area", self._launch, *_typed(labels), image_labels, shape, area, first_bad)
+        return area, first_bad
+
+    def unit_concept_overlap(
+        self, acts, thresholds, labels, image_labels, n_concepts, inclusive, sy, sx, oy, ox, intersection
+    ):
+        unit_area = acts.new_zeros(acts.shape[:2], dtype=torch.int64)
+        first_bad = torch.empty(2, dtype=torch.int64)
+        self._call(
+            "unit_concept_overlap",
+            self._launch,
+            *_typed(acts),
+            thresholds,
+            c_int64(acts.shape[1]),
+            *_typed(labels),
+            image_labels,
+            _label_shape(labels, image_labels, n_concepts),
+            c_bool(inclusive),
+            _Axis(acts.shape[2], labels.shape[2], sy, oy),
+            _Axis(acts.shape[3], labels.shape[3], sx, ox),
+            intersection,
+            unit_area,
+            first_bad,
+        )
+        return unit_area, first_bad
+
+    def top_quantile_update(self, acts, keep, buffer, count, bound):
+        maxima = torch.empty(acts.shape[:2])
+        n_images, n_units, h, w = acts.shape
+        sizes = map(c_int64, (n_images, n_units, h * w, keep))
+        self._call("top_quantile_update", self._launch, *_typed(acts), *sizes, buffer, count, bound, maxima)
+        return maxima
+
+    def runner_check(self, kind: str) -> None:
+        self._call("runner_check", kind.encode(), c_uint32(self._launch.seed))
+
+    def _call(self, name, *args):
+        pointers = [c_void_p(arg.data_ptr()) if isinstance(arg, torch.Tensor) else arg for arg in args]
+        if getattr(self._library, name)(*pointers) != 0:
+            raise RuntimeError(self._library.last_error_message().decode())
+
+
+def _typed(tensor: torch.Tensor) -> tuple[torch.Tensor, bytes]:
+    return tensor, str(tensor.dtype).removeprefix("torch.").encode()
+
+
+def _label_shape(labels: torch.Tensor, image_labels: torch.Tensor, n_concepts: int) -> _LabelShape:
+    images, layers, height, width = labels.shape
+    return _LabelShape(images, layers, height * width, image_labels.shape[1], n_concepts)

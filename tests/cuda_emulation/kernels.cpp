@@ -1,0 +1,155 @@
+// The ops' kernels on the host runner, launched as csrc/cuda/<op>.cu launches them; called through ctypes.
+#include "cuda_on_cpu.h"
+
+#include "../../csrc/cuda/concept_area.cuh"
+#include "../../csrc/cuda/top_quantile_update.cuh"
+#include "../../csrc/cuda/unit_concept_overlap.cuh"
+
+using namespace netinterp_fast;
+
+namespace {
+
+struct Launch {
+  int32_t blocks;
+  uint32_t seed;
+};
+
+// What was thrown by the last call that returned 1.
+std::string last_error;
+
+template <typename F>
+int32_t guarded(const F& f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return 1;
+  }
+}
+
+template <typename F>
+void dispatch_floating(const std::string& dtype, const F& f) {
+  if (dtype == "float32") return f(static_cast<const float*>(nullptr));
+  if (dtype == "float16") return f(static_cast<const __half*>(nullptr));
+  if (dtype == "bfloat16") return f(static_cast<const __nv_bfloat16*>(nullptr));
+  throw std::runtime_error("no kernel for activations of type " + dtype);
+}
+
+template <typename F>
+void dispatch_integer(const std::string& dtype, const F& f) {
+  if (dtype == "uint8") return f(static_cast<const uint8_t*>(nullptr));
+  if (dtype == "int16") return f(static_cast<const int16_t*>(nullptr));
+  if (dtype == "uint16") return f(static_cast<const uint16_t*>(nullptr));
+  if (dtype == "int32") return f(static_cast<const int32_t*>(nullptr));
+  if (dtype == "int64") return f(static_cast<const int64_t*>(nullptr));
+  throw std::runtime_error("no kernel for labels of type " + dtype);
+}
+
+template <typename T>
+const T* elements(const void* data, const T*) {
+  return static_cast<const T*>(data);
+}
+
+struct PreparedLabels {
+  std::vector<int32_t> pixel_ids;
+  std::vector<int32_t> image_ids;
+};
+
+PreparedLabels launch_prepare_labels(Launch to, const void* labels, const char* labels_dtype,
+                                     const int64_t* image_labels, const LabelShape& shape,
+                                     int64_t* first_bad) {
+  PreparedLabels prepared;
+  prepared.pixel_ids.resize(shape.images * shape.layers * shape.pixels, -1);
+  prepared.image_ids.resize(shape.images * shape.image_labels, -1);
+  first_bad[0] = first_bad[1] = -1;
+  dispatch_integer(labels_dtype, [&](const auto* type) {
+    cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+      prepare_labels(elements(labels, type), image_labels, shape, prepared.pixel_ids.data(),
+                     prepared.image_ids.data(), reinterpret_cast<unsigned long long*>(first_bad));
+    });
+  });
+  return prepared;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* last_error_message() { return last_error.c_str(); }
+
+int32_t concept_area(Launch to, const void* labels, const char* labels_dtype, const int64_t* image_labels,
+                     LabelShape shape, int64_t* area, int64_t* first_bad) {
+  return guarded([&] {
+    const PreparedLabels prepared =
+        launch_prepare_labels(to, labels, labels_dtype, image_labels, shape, first_bad);
+    cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+      count_concepts(prepared.pixel_ids.data(), prepared.image_ids.data(),
+                     reinterpret_cast<const unsigned long long*>(first_bad), shape, area);
+    });
+  });
+}
+
+int32_t unit_concept_overlap(Launch to, const void* acts, const char* acts_dtype, const float* thresholds,
+                             int64_t units, const void* labels, const char* labels_dtype,
+                             const int64_t* image_labels, LabelShape shape, bool inclusive, Axis y, Axis x,
+                             int64_t* intersection, int64_t* unit_area, int64_t* first_bad) {
+  return guarded([&] {
+    const PreparedLabels prepared =
+        launch_prepare_labels(to, labels, labels_dtype, image_labels, shape, first_bad);
+    std::vector<float> weight_y(y.pixels), weight_x(x.pixels);
+    std::vector<int32_t> first_y(y.cells + 1), first_x(x.cells + 1);
+    const AxisTable table_y{weight_y.data(), first_y.data()}, table_x{weight_x.data(), first_x.data()};
+    cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] { fill_axis_tables(y, x, table_y, table_x); });
+    dispatch_floating(acts_dtype, [&](const auto* type) {
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        tally_overlap(elements(acts, type), thresholds, units, static_cast<int>(y.cells),
+                      static_cast<int>(x.cells), inclusive, prepared.pixel_ids.data(),
+                      prepared.image_ids.data(), reinterpret_cast<const unsigned long long*>(first_bad),
+                      shape, static_cast<int>(x.pixels), table_y, table_x, intersection, unit_area);
+      });
+    });
+  });
+}
+
+int32_t top_quantile_update(Launch to, const void* acts, const char* acts_dtype, int64_t images,
+                            int64_t units, int64_t plane_size, int64_t keep, float* buffer, int64_t* count,
+                            float* bound, float* maxima) {
+  return guarded([&] {
+    int32_t any_nan = 0;
+    dispatch_floating(acts_dtype, [&](const auto* type) {
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        plane_maxima(elements(acts, type), images * units, plane_size, maxima, &any_nan);
+      });
+      cuda_on_cpu::launch(static_cast<unsigned>(units), kThreads, to.seed, [&] {
+        append_largest(elements(acts, type), maxima, &any_nan, images, units, plane_size, keep, buffer, count,
+                       bound);
+      });
+    });
+  });
+}
+
+// Kernels that must fail, each in its own way, and one that must not: they test the runner.
+int32_t runner_check(const char* name, uint32_t seed) {
+  const std::string kind = name;
+  return guarded([&] {
+    cuda_on_cpu::launch(2, kThreads, seed, [&] {
+      if (kind == "missing thread" && threadIdx.x == 7) return;
+      if (kind == "diverging lanes" && threadIdx.x == 7) __shfl_sync(kAllLanes, 0, 0);
+      if (kind == "partial mask") __ballot_sync(0xffffu, true);
+      __shared__ unsigned sum, order[kThreads];
+      if (kind == "uninitialised shared memory" && sum != 0)
+        cuda_on_cpu::Block::current().fail("sum is not 0");
+      if (threadIdx.x == 0) sum = 0;
+      __syncthreads();
+      order[threadIdx.x] = threadIdx.x;
+      if (kind != "missing barrier") __syncthreads();
+      atomicAdd(&sum, order[kThreads - 1 - threadIdx.x]);
+      __syncthreads();
+      if (sum != kThreads * (kThreads - 1) / 2) cuda_on_cpu::Block::current().fail("wrong sum");
+      if (warp_inclusive_sum(1) != lane_id() + 1) cuda_on_cpu::Block::current().fail("wrong running sum");
+    });
+  });
+}
+
+}  // extern "C"
