@@ -33,19 +33,23 @@ struct Band {
     for (int64_t y = 0; y < rows; ++y) run[y] = static_cast<int32_t>(y * width);
   }
 
-  // Moves each row's current run to the one that holds pixel x; x may only grow.
+  // Moves each row's current run to the one that holds pixel x; x may only grow. Without branches for the usual two steps.
   void seek(int16_t x) {
     for (int64_t y = 0; y < rows; ++y) {
-      while (end[run[y]] <= x) ++run[y];
+      int32_t r = run[y];
+      r += end[r] <= x;
+      r += end[r] <= x;
+      while (end[r] <= x) ++r;
+      run[y] = r;
     }
   }
 
   // Whether the pixels up to x_end have the id of the current run of row 0.
   bool uniform(int16_t x_end) const {
-    for (int64_t y = 0; y < rows; ++y) {
-      if (end[run[y]] < x_end || id[run[y]] != id[run[0]]) return false;
-    }
-    return true;
+    const int32_t wanted = id[run[0]];
+    bool same = true;
+    for (int64_t y = 0; y < rows; ++y) same &= (end[run[y]] >= x_end) & (id[run[y]] == wanted);
+    return same;
   }
 
   int64_t width;

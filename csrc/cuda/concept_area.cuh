@@ -5,7 +5,7 @@
 
 namespace netinterp_fast {
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     count_concepts(const int32_t* __restrict__ pixel_ids,             // [B, L, H * W], from prepare_labels
                    const int32_t* __restrict__ image_ids,             // [B, S], from prepare_labels
                    const unsigned long long* __restrict__ first_bad,  // [2]

@@ -14,6 +14,7 @@ namespace netinterp_fast {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;  // of every block
+constexpr int kMinBlocks = 5;  // that a multiprocessor holds, at 48 registers a thread
 constexpr int kWarpsPerBlock = kThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ bool contains(const T* ids, int64_t n, int64_t stride
 // Writes the ids that count: 0 replaces an id out of range, one that an earlier layer of the same pixel has,
 // and one that covers the whole image. first_bad must hold kNoneBad twice beforehand.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) prepare_labels(
+__global__ void __launch_bounds__(kThreads, kMinBlocks) prepare_labels(
     const T* __restrict__ labels,              // [B, L, H * W]
     const int64_t* __restrict__ image_labels,  // [B, S]
     LabelShape shape,

@@ -14,11 +14,12 @@ __device__ __forceinline__ float max_or_nan(float a, float b) { return is_nan(a)
 
 // One warp a plane: its maximum, NaN where it has one.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) plane_maxima(const T* __restrict__ acts,     // [B, C, h * w]
-                                                         int64_t planes,                 // B * C
-                                                         int64_t plane_size,             // h * w
-                                                         float* __restrict__ maxima,     // [B, C]
-                                                         int32_t* __restrict__ any_nan)  // [1], 0 beforehand
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    plane_maxima(const T* __restrict__ acts,     // [B, C, h * w]
+                 int64_t planes,                 // B * C
+                 int64_t plane_size,             // h * w
+                 float* __restrict__ maxima,     // [B, C]
+                 int32_t* __restrict__ any_nan)  // [1], 0 beforehand
 {
   const int64_t n_warps = threads_in_grid() / kWarp;
   for (int64_t plane = thread_in_grid() / kWarp; plane < planes; plane += n_warps) {
@@ -75,7 +76,7 @@ __device__ __forceinline__ float float_of_key(uint32_t key) {
 }
 
 // The rank-th largest (1 = the largest) of values [n], n >= rank: radix selection from the highest digit
-// down.
+// down. Its first barrier makes visible what other threads have just written to values.
 __device__ inline float select_largest(const float* values, int64_t n, int64_t rank, Scratch& scratch) {
   uint32_t selected = 0;  // its digits so far
   for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
@@ -96,7 +97,6 @@ __device__ inline float select_largest(const float* values, int64_t n, int64_t r
 
 // Moves the `keep` largest of values [n], n >= keep, to the front and returns the smallest of them.
 __device__ inline float cut_back(float* values, int64_t n, int64_t keep, Scratch& scratch) {
-  __syncthreads();
   const float bound = select_largest(values, n, keep, scratch);
   int64_t kept = 0;
   for (int64_t first = 0; first < n; first += kThreads) {
@@ -108,7 +108,6 @@ __device__ inline float cut_back(float* values, int64_t n, int64_t keep, Scratch
   }
   // The others among the `keep` largest equal the bound.
   for (int64_t i = kept + threadIdx.x; i < keep; i += kThreads) values[i] = bound;
-  __syncthreads();
   return bound;
 }
 
@@ -119,7 +118,7 @@ __device__ __forceinline__ bool matters(float value, float bound) {
 
 // One block a unit. Changes nothing where any maximum is NaN.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     append_largest(const T* __restrict__ acts,           // [B, C, h * w]
                    const float* __restrict__ maxima,     // [B, C]
                    const int32_t* __restrict__ any_nan,  // [1]

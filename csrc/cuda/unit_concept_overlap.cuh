@@ -30,7 +30,7 @@ __device__ inline void fill_axis_table(const Axis& axis, int64_t pixel, const Ax
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     fill_axis_tables(Axis y, Axis x, AxisTable table_y, AxisTable table_x) {
   for (int64_t i = thread_in_grid(); i < y.pixels + x.pixels; i += threads_in_grid()) {
     if (i < y.pixels) {
@@ -121,13 +121,10 @@ __device__ __forceinline__ void for_each_candidate(const Plane<T>& plane, const 
   }
 }
 
-// Blocks of tally_overlap a multiprocessor holds, at 40 registers a thread: their 48 warps hide the loads.
-constexpr int kTallyBlocks = 6;
-
 // One warp an (image, unit). Adds nothing where an id was out of range; otherwise column 0 of intersection
 // ends as 0.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kTallyBlocks)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     tally_overlap(const T* __restrict__ acts,            // [B, C, h, w]
                   const float* __restrict__ thresholds,  // [C]
                   int64_t units, int h, int w, bool inclusive,

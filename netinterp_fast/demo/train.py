@@ -91,6 +91,7 @@ class Readouts(nn.Module):
         self.things = nn.Conv2d(WIDTHS[5], n_things, 1)
 
     def loss(self, maps: list[torch.Tensor], answers: Answers) -> torch.Tensor:
+        """The sum of the readouts' losses; the weights were found by trial."""
         averages = [layer.mean(dim=(2, 3)) for layer in maps]
         things = self.things(maps[5]).amax(dim=(2, 3))
         loss = 10 * F.binary_cross_entropy_with_logits(things, answers.things)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .._folders import is_occupied, new_folder
 from ..data.protocol import Concept
+from ..ops._grid import Placement, upsample
+from .upsampling import placed
 
-FORMAT = 1  # of the saved files
+MANIFEST, TENSORS, TABLES, REPORT = "dissection.json", "dissection.safetensors", "tables", "report"
+_FORMAT = 1  # of the saved files
+_MAPS = ("thresholds", "intersection", "unit_area", "concept_area", "top_images", "top_activations", "top_maps")
+
+
+_NO_LABEL = {"category": "", "label": ""}
 
 
 class UnitLabel(NamedTuple):
@@ -39,6 +49,8 @@ class LayerDissection:
     top_images       int64 [C, n]       images with the largest maximum of the unit, best first, -1 where there are fewer
     top_activations  float32 [C, n]     those maxima
     top_maps         float32 [C, n, h, w]   the unit's activation maps on them
+
+    upsampling, inclusive, label_size, scale_offset: how the masks were made, see `dissect`; label_size is (H, W).
     """
 
     name: str
@@ -51,12 +63,16 @@ class LayerDissection:
     top_images: torch.Tensor
     top_activations: torch.Tensor
     top_maps: torch.Tensor
+    upsampling: str = "bilinear"
+    inclusive: bool = False
+    label_size: tuple[int, int] | None = None
+    scale_offset: tuple[float, float, float, float] | None = None
 
     @property
     def n_units(self) -> int:
         return self.thresholds.numel()
 
-    @property
+    @cached_property
     def iou(self) -> torch.Tensor:
         """float64 [C, K]: |M_k and L_c| / |M_k or L_c|, 0 where the union is empty."""
         union = self.unit_area + self.concept_area - self.intersection
@@ -92,6 +108,42 @@ class LayerDissection:
             unique[concept.category].append(concept)
         return unique
 
+    def lit_regions(self, units: slice, side: int) -> torch.Tensor:
+        """Where the surfaces of the top maps of some units pass the threshold: bool [units, n, side, side]."""
+        maps, size = self.top_maps[units], (side, side)
+        maps, placement = placed(maps, size, self.upsampling, self._scale_offset_on(size))
+        values, level = upsample(maps.float(), size, placement), self.thresholds[units].view(-1, 1, 1, 1)
+        return values >= level if self.inclusive else values > level
+
+    def _scale_offset_on(self, size: tuple[int, int]) -> Placement | None:
+        """scale_offset, given in label pixels, in the pixels of another grid over the same image."""
+        if self.scale_offset is None or self.label_size is None:
+            return None
+        zoom = [size[0] / self.label_size[0], size[1] / self.label_size[1]]
+        scales = [scale * z for scale, z in zip(self.scale_offset[:2], zoom, strict=True)]
+        offsets = [(offset + 0.5) * z - 0.5 for offset, z in zip(self.scale_offset[2:], zoom, strict=True)]
+        return Placement(*scales, *offsets)
+
+    def rows(self) -> list[dict]:
+        """One row a unit, best first, with NetDissect's column names: unit (from 1), category, label, score, and for each
+        category its best label, |L_c| (truth), |M_k| (activation), their intersection and iou."""
+        best = {category: self.labels(category) for category in self.categories}
+        found = sorted(self.labels(), key=lambda u: (-u.iou, u.unit))
+        return [self._row(u, {category: labels[u.unit] for category, labels in best.items()}) for u in found]
+
+    def _row(self, found: UnitLabel, best: dict[str, UnitLabel]) -> dict:
+        row = {"unit": found.unit + 1}
+        row |= {"category": found.concept.category, "label": found.concept.name} if found.concept else _NO_LABEL
+        row["score"] = found.iou
+        for category, label in best.items():
+            c = label.concept.id if label.concept else None
+            row[f"{category}-label"] = label.concept.name if label.concept else ""
+            row[f"{category}-truth"] = int(self.concept_area[c]) if c else 0
+            row[f"{category}-activation"] = int(self.unit_area[found.unit, c]) if c else 0
+            row[f"{category}-intersect"] = int(self.intersection[found.unit, c]) if c else 0
+            row[f"{category}-iou"] = label.iou
+        return row
+
 
 @dataclass
 class Dissection:
@@ -112,11 +164,143 @@ class Dissection:
             raise KeyError(f"no layer {layer!r} in this dissection; it has {', '.join(self.layers)}")
         return self.layers[layer]
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
+
+    def summary(self, best: int = 8) -> str:
+        """A few lines a layer: how many detectors of what, and the best units."""
+        return "\n".join(line for layer in self.layers.values() for line in _summary_lines(layer, best))
+
+    def to_csv(self, directory: str | os.PathLike) -> list[Path]:
+        """Write one table a layer, `<layer>.csv` with NetDissect's column names, into a folder; return the paths.
+
+        FileExistsError if one of them exists.
+        """
+        folder = Path(directory)
+        paths = {layer: folder / f"{quote(name, safe=' ')}.csv" for name, layer in self.layers.items()}
+        for path in paths.values():
+            if path.exists():
+                raise FileExistsError(f"{path} exists; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for layer, path in paths.items():
+            rows = self.layers[layer].rows()
+            with path.open("x", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0] if rows else ["unit"], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        return list(paths.values())
+
+    def to_pandas(self):
+        """All layers' tables as one pandas DataFrame, with a first column `layer`. Needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from None
+        return pandas.DataFrame([{"layer": name} | row for name, layer in self.layers.items() for row in layer.rows()])
+
+    def save(
+        self,
+        directory: str | os.PathLike,
+        *,
+        overwrite: bool = False,
+        tables: bool = False,
+        report: bool = False,
+    ) -> Path:
+        """Write everything into a folder, all or nothing: JSON and safetensors, no pickle; return the folder.
+
+        With `tables` and `report` the CSV tables and the HTML report go beside them. FileExistsError if the folder holds
+        something, unless `overwrite` is set and it is a saved dissection.
+        """
+        folder = Path(directory)
+        if is_occupied(folder) and not (overwrite and (folder / MANIFEST).is_file()):
+            raise FileExistsError(
+                f"{folder} is not empty" + ("" if not overwrite else " and holds no saved dissection")
+            )
+        with new_folder(folder) as new:
+            (new / MANIFEST).write_text(json.dumps(self._manifest(), indent=1, ensure_ascii=False), encoding="utf-8")
+            save_file(self._tensors(), new / TENSORS)
+            if tables:
+                self.to_csv(new / TABLES)
+            if report:
+                self.report(new / REPORT)
+        return folder
+
+    def _manifest(self) -> dict:
+        first = next(iter(self.layers.values()))
+        return {
+            "format": _FORMAT,
+            "settings": self.settings,
+            "concepts": [list(c) for c in first.concepts],
+            "layers": [
+                {
+                    "name": layer.name,
+                    "iou_threshold": layer.iou_threshold,
+                    "upsampling": layer.upsampling,
+                    "inclusive": layer.inclusive,
+                    "label_size": layer.label_size,
+                    "scale_offset": layer.scale_offset,
+                }
+                for layer in self.layers.values()
+            ],
+            "image_names": {str(i): name for i, name in self.image_names.items()},
+        }
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {
+            f"{i}.{name}": getattr(layer, name).contiguous()
+            for i, layer in enumerate(self.layers.values())
+            for name in _MAPS
+        }
+        pictures = {
+            f"thumbnail.{i}": torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for i, jpeg in self.thumbnails.items()
+        }
+        return {name: tensor.clone() for name, tensor in (tensors | pictures).items()}  # safetensors refuses shared memory
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> Dissection:
+        """Read what `save` wrote. FileNotFoundError or ValueError, naming the file, for what is missing or damaged."""
+        folder = Path(directory)
+        if not (folder / MANIFEST).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved dissection ({MANIFEST} is missing)")
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["format"] != _FORMAT:
+                raise ValueError(f"its format is {manifest['format']}, this version reads {_FORMAT}")
+            tensors = load_file(folder / TENSORS)
+            concepts = [Concept(*c) for c in manifest["concepts"]]
+            layers = {
+                spec["name"]: LayerDissection(
+                    concepts=concepts,
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()},
+                    **{name: tensors[f"{i}.{name}"] for name in _MAPS},
+                )
+                for i, spec in enumerate(manifest["layers"])
+            }
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{folder} holds a damaged or foreign dissection: {error}") from None
+        prefix = "thumbnail."
+        return cls(
+            layers=layers,
+            settings=manifest["settings"],
+            thumbnails={int(k.removeprefix(prefix)): t.numpy().tobytes() for k, t in tensors.items() if k.startswith(prefix)},
+            image_names={int(i): name for i, name in manifest["image_names"].items()},
+        )
 
     def report(self, directory: str | os.PathLike, overwrite: bool = False) -> Path:
         """Write the HTML report into `directory` and return the path of its index.html."""
-        from ..report import write_report
+        from ..report import write_report  # the report reads results; results only call it
 
         return write_report(self, directory, overwrite=overwrite)
+
+
+def _summary_lines(layer: LayerDissection, best: int) -> Iterator[str]:
+    detectors = layer.detectors()
+    unique = {category: len(found) for category, found in layer.unique_detectors().items() if found}
+    counts = ", ".join(f"{n} {category}" for category, n in sorted(unique.items(), key=lambda item: -item[1]))
+    yield (
+        f"{layer.name}: {len(detectors)} of {layer.n_units} units detect {sum(unique.values())} concepts"
+        + (f" ({counts})" if counts else "")
+    )
+    shown = ", ".join(f"{u.concept.name} {u.iou:.2f} (unit {u.unit})" for u in detectors[:best])
+    if shown:
+        yield f"    best: {shown}"

@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from .._folders import new_folder
 from ..dissection.results import Dissection
 from .layer_data import layer_data, script_json
 from .summary import BAR_STEP, PLOT_HEIGHT, categories, summarise
@@ -36,11 +36,8 @@ def write_report(dissection: Dissection, directory: str | os.PathLike, *, overwr
         raise ValueError("dissection.layers is empty; a report needs at least one layer")
     target = Path(directory).resolve()
     _check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as work:
-        report = Path(work) / "report"
-        _write_files(dissection, report)
-        _put_in_place(report, target, previous=Path(work) / "previous")
+    with new_folder(target) as folder:
+        _write_files(dissection, folder)
     return target / "index.html"
 
 
@@ -63,21 +60,8 @@ def _is_report(index: Path) -> bool:
         return MARKER.encode() in file.read(1024)
 
 
-def _put_in_place(report: Path, target: Path, previous: Path) -> None:
-    """Rename `report` to `target`; what was there moves to `previous`, and back if that fails."""
-    if not target.exists():
-        report.rename(target)
-        return
-    target.rename(previous)
-    try:
-        report.rename(target)
-    except BaseException:
-        previous.rename(target)
-        raise
-
-
 def _write_files(dissection: Dissection, folder: Path) -> None:
-    (folder / "data").mkdir(parents=True)
+    (folder / "data").mkdir()
     (folder / "images").mkdir()
     for i, layer in enumerate(dissection.layers.values()):
         data = script_json(layer_data(layer, dissection.image_names))

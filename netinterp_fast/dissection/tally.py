@@ -1,0 +1,127 @@
+"""Tallies of one layer under a convention: intersections, unit areas and concept areas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..data.protocol import Concept
+from ..ops import concept_area, unit_concept_overlap
+from .conventions import Convention
+from .upsampling import placed
+
+
+class LabelBatch:
+    """The labels of one batch on the label grid, with what every layer needs of them.
+
+    labels int [B, L, H, W], image_labels int64 [B, S], area int64 [B, K] (pixels of each concept on each image),
+    category_labels / category_image_labels: the same maps with the concepts replaced by their categories, 1 ... n.
+    """
+
+    def __init__(
+        self, labels: torch.Tensor, image_labels: torch.Tensor, category_of: torch.Tensor, mask_size: int | None
+    ):
+        self.labels = _resized(labels, mask_size) if mask_size else labels
+        self.image_labels = image_labels
+        self.size = tuple(self.labels.shape[2:])
+        self._category_of = category_of
+        self.area = concept_area(self.labels, category_of.numel(), image_labels=image_labels)
+
+    def by_category(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """labels and image_labels with category numbers in place of concept ids."""
+        return self._category_of[self.labels.long()], self._category_of[self.image_labels.long()]
+
+
+def category_numbers(concepts: Sequence[Concept]) -> torch.Tensor:
+    """int64 [K], K one more than the largest id: 0 for an id that is no concept, else 1, 2, ... by category."""
+    number: dict[str, int] = {}
+    of = torch.zeros(max((c.id for c in concepts), default=0) + 1, dtype=torch.int64)
+    for concept in concepts:
+        of[concept.id] = number.setdefault(concept.category, len(number) + 1)
+    return of
+
+
+def _resized(labels: torch.Tensor, side: int) -> torch.Tensor:
+    """The nearest label of each pixel of a [side, side] grid."""
+    for dim in (2, 3):
+        n = labels.shape[dim]
+        nearest = ((2 * torch.arange(side, device=labels.device) + 1) * n).div(2 * side, rounding_mode="floor")
+        labels = labels.index_select(dim, nearest)
+    return labels
+
+
+class LayerTally:
+    """Adds up one layer's masks against the labels, batch by batch.
+
+    A unit's area counts over different images for different concepts (`Convention.unit_area_over`), so it is summed over
+    groups of images: all of them, those of each category, or those of each concept.
+    """
+
+    def __init__(
+        self,
+        thresholds: torch.Tensor,
+        category_of: torch.Tensor,
+        convention: Convention,
+        scale_offset: tuple[float, float, float, float] | None = None,
+    ):
+        self.thresholds, self.convention, self.scale_offset = thresholds, convention, scale_offset
+        self._category_of = category_of
+        n_units, n_concepts, n_categories = thresholds.numel(), category_of.numel(), int(category_of.max()) + 1
+        groups = {"all": 1, "concept": n_concepts}.get(convention.unit_area_over, n_categories)
+        self.intersection = torch.zeros((n_units, n_concepts), dtype=torch.int64, device=thresholds.device)
+        self._area_by_group = torch.zeros((n_units, groups), dtype=torch.float64, device=thresholds.device)
+
+    def update(self, acts: torch.Tensor, batch: LabelBatch) -> None:
+        """acts [B, C, h, w] of the batch's images."""
+        maps, placement = placed(acts, batch.size, self.convention.upsampling, self.scale_offset)
+        overlap = unit_concept_overlap(
+            maps,
+            self.thresholds,
+            batch.labels,
+            self.intersection.shape[1],
+            image_labels=batch.image_labels,
+            inclusive=self.convention.inclusive,
+            scale_offset=placement,
+            out=self.intersection,
+        )
+        area = overlap.unit_area.double()  # sums of pixel counts stay far below 2^53
+        if self.convention.unit_area_over == "overlap":
+            for image in range(acts.shape[0]):
+                meets = self._categories_met(maps[image : image + 1], placement, batch, image)
+                self._area_by_group += area[image, :, None] * meets
+        else:
+            self._area_by_group += area.T @ self._images_in_group(batch).double()
+
+    def _images_in_group(self, batch: LabelBatch) -> torch.Tensor:
+        """bool [B, groups]: the images over which a unit's area counts."""
+        present = batch.area > 0
+        if self.convention.unit_area_over == "all":
+            return torch.ones_like(present[:, :1])
+        if self.convention.unit_area_over == "concept":
+            return present
+        member = torch.nn.functional.one_hot(self._category_of.to(present.device), self._area_by_group.shape[1])
+        return (present.float() @ member.float()) > 0
+
+    def _categories_met(self, maps, placement, batch: LabelBatch, image: int) -> torch.Tensor:
+        """bool [C, n_categories]: whether the unit's mask on one image overlaps a label of the category."""
+        labels, image_labels = (part[image : image + 1] for part in batch.by_category())
+        return (
+            unit_concept_overlap(
+                maps,
+                self.thresholds,
+                labels,
+                self._area_by_group.shape[1],
+                image_labels=image_labels,
+                inclusive=self.convention.inclusive,
+                scale_offset=placement,
+                check_finite=False,
+            ).intersection
+            > 0
+        )
+
+    def unit_area(self) -> torch.Tensor:
+        """int64 [C, K]: the unit's area over the images that count for each concept."""
+        groups = {"all": torch.zeros_like(self._category_of), "concept": torch.arange(self._category_of.numel())}
+        group = groups.get(self.convention.unit_area_over, self._category_of)
+        return self._area_by_group[:, group.to(self._area_by_group.device)].to(torch.int64)
