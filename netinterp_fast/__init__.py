@@ -5,5 +5,6 @@ __version__ = "0.1.0"
 from . import ops
 from ._library import build_info
 from .backends import use_backend, why_not
+from .dissection import Dissection, TopQuantile, dissect
 
-__all__ = ["build_info", "ops", "use_backend", "why_not"]
+__all__ = ["Dissection", "TopQuantile", "build_info", "dissect", "ops", "use_backend", "why_not"]

@@ -15,13 +15,17 @@ std::tuple<Tensor, Tensor> concept_area(const Tensor& labels, const Tensor& imag
 
   Tensor areas = torch::stable::new_zeros(labels, {n_images, n_concepts}, ScalarType::Long);
   const auto add_image = [&](int64_t image, const std::vector<int64_t>& covering, auto& reader) {
+    using Id = typename std::remove_reference_t<decltype(reader)>::Id;
     int64_t* area = areas.mutable_data_ptr<int64_t>() + image * n_concepts;
     std::vector<int16_t> end(width);
     std::vector<int32_t> id(width);
     for (int64_t y = 0; y < height; ++y) {
-      if (!reader.read(y)) return false;
+      if (!reader.read(y, y + 1)) return false;
       for (int64_t layer = 0; layer < layers; ++layer) {
-        const int64_t runs = reader.runs(layer, end.data(), id.data());
+        auto* row = reader.rows(layer);
+        row[width] = static_cast<Id>(row[width - 1] + 1);  // ends the last run
+        const int64_t runs = label_kernels<Id>().find_runs(row, width, end.data(), id.data());
+        row[width] = 0;
         for (int64_t run = 0; run < runs; ++run) area[id[run]] += end[run] - (run ? end[run - 1] : 0);
       }
     }
@@ -29,7 +33,7 @@ std::tuple<Tensor, Tensor> concept_area(const Tensor& labels, const Tensor& imag
     area[0] = 0;
     return true;
   };
-  const FirstBad bad = for_each_image(labels, image_labels, n_concepts, add_image);
+  const FirstBad bad = for_each_image(labels, image_labels, n_concepts, 1, add_image);
   return {areas, bad.tensor(labels)};
 }
 

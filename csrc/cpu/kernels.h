@@ -42,9 +42,19 @@ template <typename Id>
 struct LabelKernels {
   Id (*largest)(const Id* row, int64_t n);
 
-  // Removes from ids [L, stride] what an earlier layer or `covering` [n_covering] says already. stride is a multiple of
-  // 2 * kMaxLanes; the elements past the row's width are 0.
-  void (*drop_duplicates)(Id* ids, int64_t layers, int64_t stride, const int64_t* covering, int64_t n_covering);
+  // Removes from ids [L, layer_stride], n >= W of them a layer, what an earlier layer or `covering` [n_covering] says
+  // already. n is a multiple of 2 * kMaxLanes; the elements past the row's width are 0.
+  void (*drop_duplicates)(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
+                          int64_t n_covering);
+
+  // Where the pixels of a cell, rows [n_rows, stride], have this id, as words of 4 * lanes / sizeof(Id) pixels, with
+  // sizeof(Id) bits each. Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any
+  // is left.
+  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t words, Id id, uint64_t* left, uint64_t* found);
+
+  // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows], as columns counted
+  // from x; begin = end for a row without. Returns whether some row has another run.
+  bool (*take_intervals)(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, int16_t* begin, int16_t* end);
 
   // Splits row [width + 1] into runs of one id; row[width] must differ from row[width - 1]. Writes one past each run's
   // last pixel to end and its id to id, and returns the number of runs.
@@ -53,7 +63,7 @@ struct LabelKernels {
 
 struct Kernels {
   const char* level;
-  int64_t lanes;  // floats a vector
+  int64_t lanes;  // floats a vector; a word of LabelKernels covers the bytes of one vector
 
   LabelKernels<uint16_t> narrow_labels;
   LabelKernels<uint32_t> wide_labels;

@@ -108,19 +108,71 @@ inline bool any_shared(const Id* a, const Id* b, int64_t n) {
 
 // A concept counts once a pixel: later layers lose what an earlier layer, or the whole image, says already.
 template <typename Id>
-void drop_duplicates(Id* ids, int64_t layers, int64_t stride, const int64_t* covering, int64_t n_covering) {
+void drop_duplicates(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
+                     int64_t n_covering) {
   for (int64_t layer = 0; layer < layers; ++layer) {
-    Id* row = ids + layer * stride;
+    Id* row = ids + layer * layer_stride;
     for (int64_t i = 0; i < n_covering; ++i) {
       const Id id = static_cast<Id>(covering[i]);
-      for (int64_t x = 0; x < stride; ++x) row[x] = row[x] == id ? 0 : row[x];
+      for (int64_t x = 0; x < n; ++x) row[x] = row[x] == id ? 0 : row[x];
     }
     for (int64_t earlier = 0; earlier < layer; ++earlier) {
-      const Id* other = ids + earlier * stride;
-      if (!any_shared(row, other, stride)) continue;
-      for (int64_t x = 0; x < stride; ++x) row[x] = row[x] == other[x] ? 0 : row[x];
+      const Id* other = ids + earlier * layer_stride;
+      if (!any_shared(row, other, n)) continue;
+      for (int64_t x = 0; x < n; ++x) row[x] = row[x] == other[x] ? 0 : row[x];
     }
   }
+}
+
+template <typename Id>
+bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t words, Id id, uint64_t* left, uint64_t* found) {
+  constexpr int64_t kPixels = 4 * LANES / sizeof(Id);
+  uint64_t any_left = 0;
+  for (int64_t y = 0; y < n_rows; ++y) {
+    for (int64_t i = 0; i < words; ++i, ++left, ++found) {
+      const uint64_t same = byte_bits((Bytes)(load(rows + y * stride + i * kPixels) == id)) & *left;
+      *found = same;
+      *left ^= same;
+      any_left |= *left;
+    }
+  }
+  return any_left != 0;
+}
+
+// Adding the lowest bit of a word carries through its first run of ones: what is then gone is the run.
+inline uint64_t first_run(uint64_t word) { return word & ~(word + (word & -word)); }
+
+template <typename Id>
+bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, int16_t* begin, int16_t* end) {
+  constexpr int kBits = sizeof(Id), kPixels = 4 * LANES / kBits;
+  constexpr uint64_t kLastBit = uint64_t{1} << (4 * LANES - 1);
+  uint64_t left = 0;
+  if (words == 1) {
+    for (int64_t y = 0; y < n_rows; ++y) {
+      const uint64_t run = first_run(found[y]);
+      const int first = found[y] ? __builtin_ctzll(found[y]) / kBits : 0;
+      begin[y] = static_cast<int16_t>(x + first);
+      end[y] = static_cast<int16_t>(x + first + __builtin_popcountll(run) / kBits);
+      left |= found[y] ^= run;
+    }
+    return left != 0;
+  }
+  for (int64_t y = 0; y < n_rows; ++y, found += words) {
+    int64_t i = 0;
+    while (i < words && found[i] == 0) ++i;
+    const int first = i < words ? static_cast<int>(i * kPixels) + __builtin_ctzll(found[i]) / kBits : 0;
+    int pixels = 0;
+    for (bool goes_on = i < words; goes_on; ++i) {
+      const uint64_t run = first_run(found[i]);
+      found[i] ^= run;
+      pixels += __builtin_popcountll(run) / kBits;
+      goes_on = (run & kLastBit) && i + 1 < words && (found[i + 1] & 1);
+    }
+    begin[y] = static_cast<int16_t>(x + first);
+    end[y] = static_cast<int16_t>(x + first + pixels);
+    for (i = 0; i < words; ++i) left |= found[i];
+  }
+  return left != 0;
 }
 
 template <typename Id>
@@ -296,6 +348,6 @@ int64_t append_above(const float* values, int64_t n, int64_t* position, float bo
 }
 
 template <typename Id>
-constexpr LabelKernels<Id> kLabels{largest<Id>, drop_duplicates<Id>, find_runs<Id>};
+constexpr LabelKernels<Id> kLabels{largest<Id>, drop_duplicates<Id>, take_id<Id>, take_intervals<Id>, find_runs<Id>};
 
 const Kernels table{LEVEL_NAME, LANES, kLabels<uint16_t>, kLabels<uint32_t>, tally_plane, maximum, append_above};

@@ -11,40 +11,42 @@
 
 namespace netinterp_fast {
 
-// Reads the label layers of one image row by row. Source is what they are stored as, Id what the rows become.
-template <typename Source, typename Id>
+// Reads the label layers of one image, a band of rows at a time. Source is what they are stored as, Id what they become.
+template <typename Source, typename Id_>
 class RowReader {
  public:
-  // labels [L, H, W]
-  RowReader(const Source* labels, int64_t layers, int64_t height, int64_t width, int64_t n_concepts,
+  using Id = Id_;
+
+  // labels [L, H, W]; at most max_rows rows are held.
+  RowReader(const Source* labels, int64_t layers, int64_t height, int64_t width, int64_t max_rows, int64_t n_concepts,
             const std::vector<int64_t>& covering)
       : labels_(labels),
         layers_(layers),
         height_(height),
         width_(width),
-        stride_((width / (2 * kMaxLanes) + 1) * 2 * kMaxLanes),
+        stride_((width / (2 * kMaxLanes) + 2) * 2 * kMaxLanes),  // a vector may start at the last pixel
+        max_rows_(max_rows),
         n_concepts_(n_concepts),
         covering_(covering),
-        ids_(layers * stride_, 0) {}
+        ids_(layers * max_rows * stride_, 0) {}
 
-  // False if an id of row y is out of range.
-  bool read(int64_t y) {
-    for (int64_t layer = 0; layer < layers_; ++layer) {
-      Id* row = ids_.data() + layer * stride_;
-      row[width_] = 0;
-      if (!copy_row(labels_ + (layer * height_ + y) * width_, row)) return false;
-    }
-    kernels_.drop_duplicates(ids_.data(), layers_, stride_, covering_.data(), covering_.size());
-    for (int64_t layer = 0; layer < layers_; ++layer) {
-      ids_[layer * stride_ + width_] = static_cast<Id>(-1);  // ends the last run
+  // Reads rows [y_begin, y_end). False if an id is out of range.
+  bool read(int64_t y_begin, int64_t y_end) {
+    for (int64_t y = y_begin; y < y_end; ++y) {
+      Id* row = ids_.data() + (y - y_begin) * stride_;
+      for (int64_t layer = 0; layer < layers_; ++layer) {
+        if (!copy_row(labels_ + (layer * height_ + y) * width_, row + layer * max_rows_ * stride_)) return false;
+      }
+      if (layers_ == 1 && covering_.empty()) continue;
+      const int64_t n = (width_ / (2 * kMaxLanes) + 1) * 2 * kMaxLanes;
+      kernels_.drop_duplicates(row, layers_, max_rows_ * stride_, n, covering_.data(), covering_.size());
     }
     return true;
   }
 
-  // The runs of one layer of the row last read; end and id [W].
-  int64_t runs(int64_t layer, int16_t* end, int32_t* id) const {
-    return kernels_.find_runs(ids_.data() + layer * stride_, width_, end, id);
-  }
+  // The rows last read of one layer: [y_end - y_begin, stride()], zeros after the width.
+  Id* rows(int64_t layer) { return ids_.data() + layer * max_rows_ * stride_; }
+  int64_t stride() const { return stride_; }
 
   // The flat index of the image's first id out of range, or -1.
   int64_t first_bad() const {
@@ -69,9 +71,9 @@ class RowReader {
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
   const Source* labels_;
-  int64_t layers_, height_, width_, stride_, n_concepts_;
+  int64_t layers_, height_, width_, stride_, max_rows_, n_concepts_;
   const std::vector<int64_t>& covering_;
-  std::vector<Id> ids_;  // [L, stride]
+  std::vector<Id> ids_;  // [L, max_rows, stride]
 };
 
 // Ids out of range, as the ops report them: the first flat index in labels and in image_labels, -1 where there is none.
@@ -97,9 +99,10 @@ inline std::vector<int64_t> distinct_ids(const int64_t* image_labels, int64_t n)
 }
 
 // Calls read(image, covering, reader) for every image of labels [B, L, H, W], in parallel; covering are the image's
-// concepts in image_labels [B, S]. read returns false where the reader met an id out of range.
+// concepts in image_labels [B, S]; the reader holds max_rows rows. read returns false where it met an id out of range.
 template <typename F>
-FirstBad for_each_image(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts, const F& read) {
+FirstBad for_each_image(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts, int64_t max_rows,
+                        const F& read) {
   const int64_t n_images = labels.size(0), layers = labels.size(1), height = labels.size(2), width = labels.size(3);
   const int64_t image_size = layers * height * width, per_image = image_labels.size(1);
   const int64_t* whole = image_labels.const_data_ptr<int64_t>();
@@ -114,7 +117,8 @@ FirstBad for_each_image(const Tensor& labels, const Tensor& image_labels, int64_
     torch::stable::parallel_for(0, n_images, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const std::vector<int64_t> covering = distinct_ids(whole + i * per_image, per_image);
-        RowReader<Source, decltype(row_id)> reader(ids + i * image_size, layers, height, width, n_concepts, covering);
+        RowReader<Source, decltype(row_id)> reader(ids + i * image_size, layers, height, width, max_rows, n_concepts,
+                                                   covering);
         if (!read(i, covering, reader)) bad_label[i] = i * image_size + reader.first_bad();
       }
     });

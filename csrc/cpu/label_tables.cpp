@@ -24,104 +24,56 @@ LabelTable LabelOwner::table() const { return {layers, max_rows, cells.data(), s
 
 namespace {
 
-// One label layer of a band of pixel rows, those of one row of cells, as runs of one id; and the cell now looked at.
-struct Band {
-  Band(int64_t max_rows, int64_t width) : width(width), end(max_rows * width), id(max_rows * width), run(max_rows) {}
-
-  void rewind(int64_t n_rows) {
-    rows = n_rows;
-    for (int64_t y = 0; y < rows; ++y) run[y] = static_cast<int32_t>(y * width);
-  }
-
-  // Moves each row's current run to the one that holds pixel x; x may only grow. Without branches for the usual two steps.
-  void seek(int16_t x) {
-    for (int64_t y = 0; y < rows; ++y) {
-      int32_t r = run[y];
-      r += end[r] <= x;
-      r += end[r] <= x;
-      while (end[r] <= x) ++r;
-      run[y] = r;
-    }
-  }
-
-  // Whether the pixels up to x_end have the id of the current run of row 0.
-  bool uniform(int16_t x_end) const {
-    const int32_t wanted = id[run[0]];
-    bool same = true;
-    for (int64_t y = 0; y < rows; ++y) same &= (end[run[y]] >= x_end) & (id[run[y]] == wanted);
-    return same;
-  }
-
-  int64_t width;
-  int64_t rows = 0;
-  std::vector<int16_t> end;  // [max_rows, width]: one past the last pixel of each run of a row
-  std::vector<int32_t> id;   // [max_rows, width]
-  std::vector<int32_t> run;  // [max_rows]: the current run
-};
-
-// The segments of one mixed cell, taken down row by row.
-class CellSegments {
+// Takes the cells of one label layer apart: id after id, each id's pixels are found at once and noted as intervals.
+template <typename Id>
+class CellReader {
  public:
-  explicit CellSegments(LabelOwner& owner) : owner_(owner), begin_(owner.concept_of.size()) {}
+  CellReader(LabelOwner& owner, int64_t max_rows, int64_t width)
+      : owner_(owner),
+        left_(max_rows * ((width >> kShift) + 1)),
+        found_(left_.size()) {}
 
-  // Pixels [x, stop) of row y, the k-th interval of that row. They go to a segment with this id that has nothing in the
-  // row yet: most often the k-th.
-  void add(int32_t id, int64_t y, int64_t k, int16_t x, int16_t stop) {
-    int64_t segment = begin_ + k;
-    if (!takes(segment, id, y)) {
-      segment = begin_;
-      while (segment < size() && !takes(segment, id, y)) ++segment;
-      if (segment == size()) {
-        owner_.concept_of.push_back(id);
-        owner_.intervals.resize(owner_.intervals.size() + 2 * owner_.max_rows, 0);
+  // rows [n_rows, stride] of ids, of which the cell has the columns [x_begin, x_end).
+  CellLabels read(const Id* rows, int64_t stride, int64_t n_rows, int32_t x_begin, int32_t x_end) {
+    const int32_t begin = static_cast<int32_t>(owner_.concept_of.size());
+    words_ = ((x_end - x_begin - 1) >> kShift) + 1;
+    const uint64_t last_word = kAllPixels >> (sizeof(Id) * ((words_ << kShift) - (x_end - x_begin)));
+    if (words_ > 1) std::fill_n(left_.begin(), n_rows * words_, kAllPixels);
+    for (int64_t y = 1; y <= n_rows; ++y) left_[y * words_ - 1] = last_word;
+    int64_t y = 0, word = 0;  // the first pixel that is left
+    for (;;) {
+      while (left_[y * words_ + word] == 0) {
+        if (++word == words_) ++y, word = 0;
+      }
+      const Id id = rows[y * stride + x_begin + (word << kShift) + first_pixel(left_[y * words_ + word])];
+      if (!kernels_.take_id(rows + x_begin, stride, n_rows, words_, id, left_.data(), found_.data())) {
+        return {static_cast<int32_t>(id), begin, static_cast<int32_t>(owner_.concept_of.size())};
+      }
+      while (add_segment(static_cast<int32_t>(id), n_rows, x_begin)) {
       }
     }
-    int16_t* interval = at(segment) + y;
-    interval[0] = x;
-    interval[owner_.max_rows] = stop;
-  }
-
-  // The last segment becomes the rest: its pixels are those that are left.
-  CellLabels finish() {
-    const int32_t rest = owner_.concept_of.back();
-    owner_.concept_of.pop_back();
-    owner_.intervals.resize(size() * 2 * owner_.max_rows);
-    return {rest, static_cast<int32_t>(begin_), static_cast<int32_t>(size())};
   }
 
  private:
-  int64_t size() const { return owner_.concept_of.size(); }
-  int16_t* at(int64_t segment) { return owner_.intervals.data() + segment * 2 * owner_.max_rows; }
-  bool takes(int64_t segment, int32_t id, int64_t y) {
-    return segment < size() && owner_.concept_of[segment] == id && at(segment)[owner_.max_rows + y] == 0;
+  static int64_t first_pixel(uint64_t word) { return __builtin_ctzll(word) / static_cast<int64_t>(sizeof(Id)); }
+
+  // Moves the first interval of each row of found_ to a new segment; whether some row has another one.
+  bool add_segment(int32_t id, int64_t n_rows, int32_t x_begin) {
+    const int64_t stride = owner_.max_rows;
+    owner_.concept_of.push_back(id);
+    owner_.intervals.resize(owner_.intervals.size() + 2 * stride, 0);
+    int16_t* interval = owner_.intervals.data() + owner_.intervals.size() - 2 * stride;
+    return kernels_.take_intervals(found_.data(), n_rows, words_, x_begin, interval, interval + stride);
   }
 
+  const LabelKernels<Id>& kernels_ = label_kernels<Id>();
+  const int64_t kPixels = 4 * kernels().lanes / static_cast<int64_t>(sizeof(Id));  // a word
+  const int64_t kShift = __builtin_ctzll(kPixels);
+  const uint64_t kAllPixels = ~uint64_t{0} >> (64 - 4 * kernels().lanes);
   LabelOwner& owner_;
-  int64_t begin_;
+  int64_t words_ = 0;                   // of a row of the cell
+  std::vector<uint64_t> left_, found_;  // [n_rows, words]
 };
-
-CellLabels mixed_cell(const Band& band, int16_t x_begin, int16_t x_end, LabelOwner& owner) {
-  CellSegments segments(owner);
-  for (int64_t y = 0; y < band.rows; ++y) {
-    int16_t x = x_begin;
-    for (int64_t run = band.run[y]; x < x_end; ++run) {
-      const int16_t stop = std::min(band.end[run], x_end);
-      segments.add(band.id[run], y, run - band.run[y], x, stop);
-      x = stop;
-    }
-  }
-  return segments.finish();
-}
-
-void read_band(Band& band, const AxisTable& columns, int64_t layer, CellLabels* cells, LabelOwner& owner) {
-  for (int64_t column = 0; column < columns.cells; ++column) {
-    const int16_t x_begin = columns.first[column], x_end = columns.first[column + 1];
-    if (x_begin == x_end) continue;
-    band.seek(x_begin);
-    CellLabels& cell = cells[column * owner.layers + layer];
-    cell = band.uniform(x_end) ? CellLabels{band.id[band.run[0]], 0, 0} : mixed_cell(band, x_begin, x_end, owner);
-  }
-}
 
 // Numbers the ids in the table by their place in the image's own list.
 void list_concepts(LabelOwner& image, int64_t n_concepts) {
@@ -143,25 +95,22 @@ int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / mult
 template <typename Reader>
 bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& covering, const AxisOwner& rows,
                 const AxisOwner& columns, LabelOwner& image) {
-  const int64_t width = columns.axis.pixels, cells_a_row = columns.axis.cells * layers;
   image.layers = layers;
   image.max_rows = round_up(rows.max_pixels, 2 * kernels().lanes);
   image.covering = covering;
-  image.cells.resize(rows.axis.cells * cells_a_row);
+  image.cells.resize(rows.axis.cells * columns.axis.cells * layers);
   image.concept_of.reserve(image.cells.size());
   image.intervals.reserve(image.cells.size() * 2 * image.max_rows);
-  std::vector<Band> bands(layers, Band(rows.max_pixels, width));
+  CellReader<typename Reader::Id> cell_reader(image, rows.max_pixels, columns.max_pixels);
   for (int64_t row = 0; row < rows.axis.cells; ++row) {
-    const int64_t y_begin = rows.first[row], n_rows = rows.first[row + 1] - y_begin;
-    for (int64_t y = 0; y < n_rows; ++y) {
-      if (!reader.read(y_begin + y)) return false;
-      for (int64_t layer = 0; layer < layers; ++layer) {
-        reader.runs(layer, bands[layer].end.data() + y * width, bands[layer].id.data() + y * width);
+    const int64_t n_rows = rows.first[row + 1] - rows.first[row];
+    if (!reader.read(rows.first[row], rows.first[row + 1])) return false;
+    for (int64_t column = 0; column < columns.axis.cells && n_rows > 0; ++column) {
+      const int32_t x_begin = columns.first[column], x_end = columns.first[column + 1];
+      for (int64_t layer = 0; layer < layers && x_begin < x_end; ++layer) {
+        image.cells[(row * columns.axis.cells + column) * layers + layer] =
+            cell_reader.read(reader.rows(layer), reader.stride(), n_rows, x_begin, x_end);
       }
-    }
-    for (int64_t layer = 0; layer < layers && n_rows > 0; ++layer) {
-      bands[layer].rewind(n_rows);
-      read_band(bands[layer], columns.table(), layer, image.cells.data() + row * cells_a_row, image);
     }
   }
   return true;
@@ -172,7 +121,7 @@ bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& cove
 std::vector<LabelOwner> read_labels(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts,
                                     const AxisOwner& rows, const AxisOwner& columns, FirstBad& bad) {
   std::vector<LabelOwner> images(labels.size(0));
-  bad = for_each_image(labels, image_labels, n_concepts,
+  bad = for_each_image(labels, image_labels, n_concepts, rows.max_pixels,
                        [&](int64_t i, const std::vector<int64_t>& covering, auto& reader) {
                          if (!read_image(reader, labels.size(1), covering, rows, columns, images[i])) return false;
                          list_concepts(images[i], n_concepts);

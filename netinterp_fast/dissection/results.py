@@ -177,13 +177,13 @@ class Dissection:
         FileExistsError if one of them exists.
         """
         folder = Path(directory)
-        paths = {layer: folder / f"{quote(name, safe=' ')}.csv" for name, layer in self.layers.items()}
+        paths = {name: folder / f"{quote(name, safe=' ')}.csv" for name in self.layers}
         for path in paths.values():
             if path.exists():
                 raise FileExistsError(f"{path} exists; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for layer, path in paths.items():
-            rows = self.layers[layer].rows()
+        for name, path in paths.items():
+            rows = self.layers[name].rows()
             with path.open("x", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, rows[0] if rows else ["unit"], lineterminator="\n")
                 writer.writeheader()

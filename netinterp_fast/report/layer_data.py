@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from ..dissection.results import LayerDissection
 
@@ -49,7 +48,7 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
             [f"{value:.4g}" for value, i in zip(values, images, strict=True) if i >= 0]
             for values, images in zip(layer.top_activations.tolist(), layer.top_images.tolist(), strict=True)
         ],
-        "regions": encode_regions(layer.top_maps, layer.thresholds, layer.top_images >= 0),
+        "regions": encode_regions(layer),
         "imageNames": {i: image_names.get(i, f"#{i}") for i in sorted({i for unit in shown for i in unit})},
     }
 
@@ -60,25 +59,17 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def encode_regions(maps: torch.Tensor, thresholds: torch.Tensor, shown: torch.Tensor) -> list[str]:
-    """The encoded regions of each unit: maps [C, n, h, w], thresholds [C], shown bool [C, n] -> C texts."""
-    if maps.shape[1] == 0:
-        return [""] * len(maps)
+def encode_regions(layer: LayerDissection) -> list[str]:
+    """The encoded regions of each unit on its top images, C texts."""
+    shown = layer.top_images >= 0
+    if shown.shape[1] == 0:
+        return [""] * layer.n_units
     encoded: list[str] = []
-    parts = (tensor.cpu().split(UNITS_AT_ONCE) for tensor in (maps, thresholds, shown))
-    for some_maps, some_thresholds, some_shown in zip(*parts, strict=True):
-        if len(some_maps) > 0:  # split gives one empty part for no units
-            lit = _lit_region(some_maps, some_thresholds)[some_shown].flatten(1)
-            encoded += _encode_runs(lit.numpy(), some_shown.sum(dim=1).numpy())
+    for start in range(0, layer.n_units, UNITS_AT_ONCE):
+        units = slice(start, start + UNITS_AT_ONCE)
+        lit = layer.lit_regions(units, GRID)[shown[units]].flatten(1)
+        encoded += _encode_runs(lit.numpy(), shown[units].sum(dim=1).numpy())
     return encoded
-
-
-def _lit_region(maps: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Where upsampled maps exceed their unit's threshold: [C, n, h, w], [C] -> bool [C, n, GRID, GRID]."""
-    upsampled = torch.nn.functional.interpolate(
-        maps.float(), (GRID, GRID), mode="bilinear", align_corners=False
-    )
-    return upsampled > threshold.view(-1, 1, 1, 1)
 
 
 def _encode_runs(lit: np.ndarray, regions_of_unit: np.ndarray) -> list[str]:

@@ -1,0 +1,68 @@
+"""Honest timing: interleaved runs in one process, medians with their spread, and where the figures come from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import netinterp_fast
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run of every candidate, run in turn after one warm-up each."""
+    for run in candidates.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Minimum, median and maximum, in seconds."""
+    return {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """The median of the ratios of neighbouring runs: what the machine did to one of a pair it did to the other."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def environment() -> dict:
+    """What the figures were measured on."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cpu_level": netinterp_fast.build_info()["cpu_level"],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "netinterp_fast": netinterp_fast.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def save(name: str, figures: dict) -> Path:
+    """Write figures, with their environment, to benches/results/<name>.json; return the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment()} | figures, indent=1) + "\n", encoding="utf-8")
+    return path

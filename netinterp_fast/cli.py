@@ -1,0 +1,188 @@
+"""The command line: `netinterp-fast dissect` and `netinterp-fast doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import __version__, _library, build_info, dissect
+from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
+from .dissection.conventions import CHOICES, CONVENTIONS
+from .dissection.results import REPORT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. What is wrong with the input is said in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"netinterp-fast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("netinterp-fast: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="netinterp-fast", description="Fast, exact network interpretability.")
+    parser.add_argument("--version", action="version", version=f"netinterp-fast {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_dissect(commands.add_parser("dissect", help="find which concepts the units of a network detect"))
+    doctor = commands.add_parser("doctor", help="say what was built, what is used and why, and how to get the rest")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_dissect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Dissect the units of a network: which concepts do they detect? Without arguments, a small network that comes "
+        "with the package is dissected on painted pictures with exact labels."
+    )
+    parser.set_defaults(run=_dissect)
+    add = parser.add_argument
+    add("--model", default="demo", metavar="SPEC",
+        help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model")
+    add("--weights", metavar="FILE", help="state dict to load: .safetensors, or .pt/.pth (no pickled objects)")
+    add("--layers", metavar="NAMES", help="comma-separated module names; the demo model has its own default")
+    add("--data", action="append", metavar="DIR",
+        help="a labelled data set: a Broden folder; images/, labels/ and classes.csv; or one subfolder of images a label. "
+             "Several are joined. Default: demo")
+    add("--size", type=int, default=224, help="side of the images that the model receives, in pixels (default 224)")
+    add("--mean", type=_three_floats, default=IMAGENET_MEAN, metavar="R,G,B",
+        help="normalisation, for RGB in [0, 1] (default: ImageNet's)")
+    add("--std", type=_three_floats, default=IMAGENET_STD, metavar="R,G,B")
+    add("--colours", action="store_true", help="add the category colour: eleven names, computed from the pixels")
+    add("--convention", choices=CONVENTIONS, default="netdissect",
+        help="whose scores: the paper's (netdissect, default), or those of other tools")
+    add("--quantile", type=float, help="share of values above a unit's threshold (default: the convention's, mostly .005)")
+    for name, choices in CHOICES.items():
+        add(f"--{name.replace('_', '-')}", choices=choices, help="one switch of the convention")
+    add("--inclusive", action="store_true", default=None, help="count values equal to the threshold as above it")
+    add("--mask-size", type=int, metavar="N", help="side of the label grid (default: as the data set has it)")
+    add("--iou-threshold", type=float, default=0.04, help="a unit is a detector above this IoU (default 0.04)")
+    add("--top-images", type=int, default=9, metavar="N", help="images to show for each unit (default 9)")
+    add("--batch-size", type=int, default=32, metavar="N")
+    add("--num-workers", type=int, default=0, metavar="N", help="processes that load images (default 0: this one)")
+    add("--device", metavar="NAME", help="where the model runs, for example cuda (default: cpu)")
+    add("--out", metavar="DIR", help="folder for the results (default: dissection-MODEL); it must not hold another run")
+    add("--quiet", action="store_true", help="no progress bars")
+    # fmt: skip
+
+
+def _three_floats(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three comma-separated numbers")
+    return values
+
+
+def _dissect(options: argparse.Namespace) -> int:
+    model = load_model(options.model, options.weights)
+    layers = _layers(options, model)
+    dataset = _dataset(options)
+    out = Path(options.out or f"dissection-{_plain(options.model)}")
+    result = dissect(
+        model,
+        dataset,
+        layers,
+        quantile=options.quantile,
+        iou_threshold=options.iou_threshold,
+        convention=options.convention,
+        batch_size=options.batch_size,
+        device=options.device,
+        num_workers=options.num_workers,
+        top_images=options.top_images,
+        progress=not options.quiet,
+        out=out,
+        threshold_from=options.threshold_from,
+        upsampling=options.upsampling,
+        inclusive=options.inclusive,
+        unit_area_over=options.unit_area_over,
+        mask_size=options.mask_size,
+    )
+    print(result.summary())
+    print(f"\ntables: {(out / 'tables').resolve()}\nreport: {(out / REPORT / 'index.html').resolve()}")
+    return 0
+
+
+def _plain(spec: str) -> str:
+    """A model's spec as part of a folder's name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(spec).name)
+
+
+def _layers(options: argparse.Namespace, model) -> list[str]:
+    if options.layers:
+        return [name.strip() for name in options.layers.split(",") if name.strip()]
+    if options.model == "demo":
+        from .demo import DEMO_LAYERS
+
+        return list(DEMO_LAYERS)
+    names = [name for name, _ in model.named_modules() if name]
+    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    raise ValueError(f"--layers is needed; the model has {shown}")
+
+
+def _dataset(options: argparse.Namespace) -> ConceptDataset:
+    if not options.data and options.model != "demo":
+        raise ValueError("--data is needed: a folder of labelled images (see --help for the formats)")
+    paths = options.data or ["demo"]
+    if paths == ["demo"]:
+        dataset = _demo_dataset(options)
+    else:
+        size, mean, std = _input_of(options)
+        dataset = combine(*(open_dataset(path, size, mean=mean, std=std) for path in paths))
+    if options.colours:
+        dataset = with_colours(dataset)
+    dataset.title = " + ".join(Path(path).name or path for path in paths)
+    return dataset
+
+
+def _input_of(options: argparse.Namespace) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Size, mean and std of the images that the model expects."""
+    if options.model != "demo":
+        return options.size, options.mean, options.std
+    from .demo import DEMO_MEAN, DEMO_SIZE, DEMO_STD
+
+    return DEMO_SIZE, DEMO_MEAN, DEMO_STD
+
+
+def _demo_dataset(options: argparse.Namespace) -> ConceptDataset:
+    from .demo import DEMO_IMAGES, DEMO_VERSION, write_demo_dataset
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netinterp_fast"
+    root = cache / f"demo-{DEMO_VERSION}"
+    with tqdm(total=DEMO_IMAGES, desc="painting the demo pictures", unit="img", disable=options.quiet or root.exists()) as bar:
+        write_demo_dataset(root, progress=lambda done, total: bar.update(1))
+    size, mean, std = _input_of(options)
+    return open_dataset(root, size, mean=mean, std=std)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    info = build_info()
+    print(f"netinterp_fast {info['version']} in {info['location']}")
+    print(f"python {info['python']}, torch {info['torch']} (CUDA: {info['torch_cuda'] or 'none'})")
+    if info["native_cpu"]:
+        print(f"CPU kernels: built ({info['compiler']}); using {info['cpu_level']} of {', '.join(info['cpu_levels'])}")
+    else:
+        print(f"CPU kernels: missing, {info['missing']['cpu']}. Ops run on the pure-torch reference, with the same results.")
+        print("    to get them: install a C++ compiler (Debian: apt-get install g++) and reinstall the package")
+    if info["native_cuda"]:
+        print("CUDA kernels: built and loaded")
+    else:
+        print(f"CUDA kernels: missing, {info['missing']['cuda']}.")
+        print("    to get them: install a CUDA build of torch and the CUDA toolkit (nvcc), then from a checkout:")
+        print("    FORCE_CUDA=1 pip install --no-build-isolation --no-deps .")
+    print(f"ops: {', '.join(info['ops'])}")
+    print(f"backend: {os.environ.get('NETINTERP_FAST_BACKEND', 'auto')} (NETINTERP_FAST_BACKEND)")
+    print(f"CPU level: {_library.cpu_level() or 'none'} (NETINTERP_FAST_CPU)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

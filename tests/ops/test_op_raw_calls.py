@@ -1,0 +1,149 @@
+"""The raw ops, called without the wrappers' checks: wrong arguments raise and never end the interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from netinterp_fast import _library
+
+OVERLAP = """dict(
+    acts=torch.zeros(2, 3, 4, 4), thresholds=torch.zeros(3), labels=torch.zeros(2, 2, 8, 8, dtype=torch.int64),
+    image_labels=torch.zeros(2, 1, dtype=torch.int64), n_concepts=5, inclusive=False, scale_y=2.0, scale_x=2.0,
+    offset_y=0.5, offset_x=0.5, intersection=torch.zeros(3, 5, dtype=torch.int64))"""
+AREA = """dict(
+    labels=torch.zeros(2, 2, 8, 8, dtype=torch.int64), image_labels=torch.zeros(2, 1, dtype=torch.int64),
+    n_concepts=5)"""
+QUANTILE = """dict(
+    acts=torch.ones(2, 3, 4, 4), keep=4, buffer=torch.zeros(3, 8), count=torch.zeros(3, dtype=torch.int64),
+    bound=torch.full((3,), float("-inf")))"""
+NAN, INF, LONG = 'float("nan")', 'float("inf")', "dtype=torch.int64"
+BAD = {
+    "unit_concept_overlap": (OVERLAP, [
+        "acts=torch.zeros(2, 3, 4)",
+        "acts=torch.zeros(2, 4, 4, 4)",
+        "acts=torch.zeros(1, 3, 4, 4)",
+        "acts=torch.zeros(2, 3, 0, 4)",
+        "acts=torch.zeros(2, 3, 4, 4).double()",
+        "acts=torch.zeros(2, 3, 4, 8)[..., ::2]",
+        "thresholds=torch.zeros(2)",
+        "thresholds=torch.zeros(3).double()",
+        "thresholds=torch.zeros(6)[::2]",
+        f"labels=torch.zeros(2, 8, 8, {LONG})",
+        f"labels=torch.zeros(1, 2, 8, 8, {LONG})",
+        f"labels=torch.zeros(2, 2, 8, 16, {LONG})[..., ::2]",
+        "labels=torch.zeros(2, 2, 8, 8)",
+        "labels=torch.zeros(2, 1, 1, 40000, dtype=torch.uint8)",
+        f"image_labels=torch.zeros(3, 1, {LONG})",
+        "image_labels=torch.zeros(2, 1, dtype=torch.int32)",
+        "n_concepts=0",
+        "n_concepts=-5",
+        "n_concepts=6",
+        f"n_concepts=2**62, intersection=torch.zeros(3, 0, {LONG})",
+        f"n_concepts=-1, intersection=torch.zeros(3, 0, {LONG})",
+        f"intersection=torch.zeros(3, 4, {LONG})",
+        f"intersection=torch.zeros(2, 5, {LONG})",
+        f"intersection=torch.zeros(5, 3, {LONG}).T",
+        "intersection=torch.zeros(3, 5)",
+        "intersection=torch.zeros(3, 5, dtype=torch.int32)",
+        "scale_y=0.0",
+        "scale_x=-1.0",
+        f"scale_x={NAN}",
+        f"offset_y={NAN}",
+        f"scale_y={INF}, offset_y={INF}",
+    ]),
+    "concept_area": (AREA, [
+        f"labels=torch.zeros(2, 8, 8, {LONG})",
+        f"labels=torch.zeros(3, 2, 8, 8, {LONG})",
+        f"labels=torch.zeros(2, 2, 0, 8, {LONG})",
+        "labels=torch.zeros(2, 2, 8, 8)",
+        f"labels=torch.zeros(2, 2, 8, 16, {LONG})[..., ::2]",
+        "labels=torch.zeros(2, 1, 1, 40000, dtype=torch.uint8)",
+        "image_labels=torch.zeros(2, 1)",
+        f"image_labels=torch.zeros(2, {LONG})",
+        "n_concepts=0",
+        "n_concepts=-1",
+    ]),
+    "top_quantile_update": (QUANTILE, [
+        "acts=torch.ones(2, 3, 4)",
+        "acts=torch.ones(2, 4, 4, 4)",
+        "acts=torch.ones(2, 3, 0, 4)",
+        "acts=torch.ones(2, 3, 4, 4).double()",
+        "acts=torch.ones(2, 3, 4, 8)[..., ::2]",
+        "keep=0, buffer=torch.zeros(3, 0)",
+        "keep=-4",
+        "keep=5",
+        "keep=2**63 - 1",
+        "buffer=torch.zeros(3, 7)",
+        "buffer=torch.zeros(2, 8)",
+        "buffer=torch.zeros(3, 8).double()",
+        "buffer=torch.zeros(8, 3).T",
+        f"count=torch.zeros(2, {LONG})",
+        "count=torch.zeros(3, dtype=torch.int32)",
+        f"count=torch.full((3,), 1000, {LONG})",
+        f"count=torch.full((3,), -1000000000, {LONG})",
+        "bound=torch.zeros(2)",
+        "bound=torch.zeros(3).double()",
+    ]),
+}  # fmt: skip
+SCRIPT = """
+import json, torch, netinterp_fast
+refused = []
+for changes in json.loads({changes!r}):
+    print("calling with", changes, flush=True)
+    arguments = {arguments} | eval(f"dict({{changes}})")
+    try:
+        torch.ops.netinterp_fast.{op}(**arguments)
+        refused.append(False)
+    except Exception:
+        refused.append(True)
+print(json.dumps(refused))
+"""
+
+
+@pytest.mark.skipif(not _library.cpu_levels(), reason="there are no native kernels")
+@pytest.mark.parametrize("op", BAD)
+def test_native_kernels_refuse_what_does_not_fit(op):
+    arguments, cases = BAD[op]
+    script = SCRIPT.format(changes=json.dumps(cases), arguments=arguments, op=op)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"ended with {done.returncode}, last output: {done.stdout.splitlines()[-1:]}"
+    refused = json.loads(done.stdout.splitlines()[-1])
+    assert [case for case, was_refused in zip(cases, refused, strict=True) if not was_refused] == []
+
+
+def test_the_cases_are_wrong_only_in_what_they_change():
+    for op, (arguments, _) in BAD.items():
+        getattr(torch.ops.netinterp_fast, op)(**eval(arguments))
+
+
+COMPARISON = """
+from op_cases import fresh, overlap_cases
+from netinterp_fast import _library, ops
+import torch
+for name, case in overlap_cases().items():
+    print(name, flush=True)
+    for op, part in (("unit_concept_overlap", slice(None)), ("concept_area", slice(2, 5))):
+        expected, got = fresh(case)[part], fresh(case)[part]
+        results = zip(_library.reference(op)(*expected), getattr(torch.ops.netinterp_fast, op)(*got))
+        assert all(torch.equal(a, b) for a, b in results), f"{op} on {name!r} returns something else"
+        if op == "unit_concept_overlap":
+            assert torch.equal(got[-1], expected[-1]), f"{op} on {name!r} tallies something else"
+"""
+
+
+@pytest.mark.parametrize("level", _library.cpu_levels())
+def test_raw_results_are_those_of_the_reference_also_for_ids_out_of_range(level):
+    """Ids out of range are reported and nothing is counted."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARISON],
+        env=os.environ | {"NETINTERP_FAST_CPU": level, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"at {done.stdout.splitlines()[-1:]}: {done.returncode} {done.stderr[-500:]}"
