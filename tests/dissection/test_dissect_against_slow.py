@@ -48,8 +48,8 @@ def activations(model, dataset):
 
 
 def assert_same(result, model, dataset, quantile, switches):
-    """All integers are equal. Only where T is a value of a zero-padded surface, which has symmetric pixels, may
-    those that tie with T but for rounding fall on either side."""
+    """All integers are equal. Only where T is a value of a zero-padded surface, which has symmetric pixels,
+    may those that tie with T but for rounding fall on either side."""
     ids = [c.id for c in CONCEPTS]
     for layer, acts in activations(model, dataset).items():
         slow = slow_dissection.tallies(acts, list(dataset), CONCEPTS, quantile, **switches)

@@ -165,7 +165,7 @@ def test_outputs_that_are_not_maps(dataset, layer, what):
         ({"convention": "paper"}, ValueError, "convention is 'paper'; it must be one of netdissect"),
         ({"upsampling": "cubic"}, ValueError, "upsampling is 'cubic'; it must be one of bilinear, pil"),
         ({"threshold_from": "maps"}, ValueError, "threshold_from is 'maps'; it must be one of raw"),
-        ({"unit_area_over": "none"}, ValueError, "unit_area_over is 'none'; it must be one of category, overlap"),
+        ({"unit_area_over": "none"}, ValueError, "unit_area_over is 'none'; it must be one of category"),
         ({"mask_size": 0}, ValueError, "mask_size is 0; it must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size is 0; it must be at least 1"),
         ({"num_workers": -1}, ValueError, "num_workers is -1; it must be at least 0"),
@@ -177,7 +177,7 @@ def test_outputs_that_are_not_maps(dataset, layer, what):
         ({"scale_offset": {"conv": (1, 1, 0, 0)}}, ValueError, "scale_offset names 'conv'; layers has relu"),
         ({"scale_offset": {"relu": (0, 1, 0, 0)}}, ValueError, r"scale_offset is .*scales above 0"),
         ({"scale_offset": {"relu": (1, 1, 0)}}, ValueError, r"scale_offset is .*it must be \(scale_y"),
-        ({"upsampling": "pil", "scale_offset": {"relu": (1, 1, 0)}}, ValueError, "scale_offset is .*it must be"),
+        ({"upsampling": "pil", "scale_offset": {"relu": (1, 1, 0)}}, ValueError, "scale_offset is .*must be"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(model, dataset, changes, error, message):

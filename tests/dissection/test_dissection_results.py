@@ -16,7 +16,7 @@ CAT, DOG, RED = Concept(1, "cat", "object"), Concept(4, "dog", "object"), Concep
 
 
 def layer(**changes) -> LayerDissection:
-    """Three units over cat, red and dog (id 3 is none): unit 0 detects red, unit 1 a little cat, unit 2 is dark."""
+    """Three units over cat, red and dog (id 3 is none): unit 0 detects red, unit 1 cat, unit 2 nothing."""
     return LayerDissection(
         **{
             "name": "block.0",

@@ -55,7 +55,7 @@ def test_zero_padded_surface_falls_to_zero_outside(coarse, size):
 
 
 def test_scale_offset_moves_the_surface():
-    """Centres at pixels 2 and 6 of 8: flat before the first, a quarter a pixel between, flat after the last."""
+    """Centres at pixels 2 and 6 of 8: flat outside, a quarter a pixel between."""
     ramp = surface(torch.tensor([[0.0, 1.0]]), (1, 8), "bilinear", (1.0, 4.0, 0.0, 2.0))
     assert ramp.tolist() == [[0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]]
     padded = surface(torch.tensor([[1.0, 1.0]]), (1, 8), "zero_padded", (1.0, 4.0, 0.0, 2.0))

@@ -1,4 +1,4 @@
-"""unit_concept_overlap: every implementation gives the tallies of a brute force, F.interpolate's but for ties."""
+"""unit_concept_overlap: all implementations give a brute force's tallies, F.interpolate's but for ties."""
 
 import brute_force
 import pytest

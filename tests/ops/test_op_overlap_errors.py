@@ -1,4 +1,4 @@
-"""unit_concept_overlap: a bad argument is refused by name, value and what is expected; `out` stays as it was."""
+"""unit_concept_overlap: bad arguments are refused by name, value and what is expected; `out` stays."""
 
 import pytest
 import torch

@@ -11,9 +11,10 @@ import torch
 from netinterp_fast import _library
 
 OVERLAP = """dict(
-    acts=torch.zeros(2, 3, 4, 4), thresholds=torch.zeros(3), labels=torch.zeros(2, 2, 8, 8, dtype=torch.int64),
-    image_labels=torch.zeros(2, 1, dtype=torch.int64), n_concepts=5, inclusive=False, scale_y=2.0, scale_x=2.0,
-    offset_y=0.5, offset_x=0.5, intersection=torch.zeros(3, 5, dtype=torch.int64))"""
+    acts=torch.zeros(2, 3, 4, 4), thresholds=torch.zeros(3),
+    labels=torch.zeros(2, 2, 8, 8, dtype=torch.int64), image_labels=torch.zeros(2, 1, dtype=torch.int64),
+    n_concepts=5, inclusive=False, scale_y=2.0, scale_x=2.0, offset_y=0.5, offset_x=0.5,
+    intersection=torch.zeros(3, 5, dtype=torch.int64))"""
 AREA = """dict(
     labels=torch.zeros(2, 2, 8, 8, dtype=torch.int64), image_labels=torch.zeros(2, 1, dtype=torch.int64),
     n_concepts=5)"""
