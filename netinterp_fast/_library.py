@@ -49,7 +49,7 @@ def _load_native() -> None:
         )
     wanted = os.environ.get("NETINTERP_FAST_CPU")
     if wanted and _cpu_module:
-        set_cpu_level(wanted)
+        set_cpu_level(wanted, origin="NETINTERP_FAST_CPU")
     if torch.version.cuda is None:
         _missing["cuda"] = "this torch has no CUDA"
         return
@@ -92,10 +92,10 @@ def cpu_level() -> str | None:
     return _cpu_module.cpu_level() if _cpu_module else None
 
 
-def set_cpu_level(level: str) -> None:
+def set_cpu_level(level: str, origin: str = "CPU level") -> None:
     """Choose the CPU kernels' instruction set, one of `cpu_levels()`; NETINTERP_FAST_CPU does the same at import."""
     if level not in cpu_levels():
-        raise ValueError(f"CPU level is {level!r}; this machine and build offer {', '.join(cpu_levels()) or 'none'}")
+        raise ValueError(f"{origin} is {level!r}; this machine and build offer {', '.join(cpu_levels()) or 'none'}")
     _cpu_module.set_cpu_level(level)
 
 

@@ -37,7 +37,7 @@ def use_backend(backend: str) -> Iterator[None]:
 
     "auto" takes the native kernel where there is one and the pure-torch reference otherwise, "native" raises
     `RuntimeError` where there is none and says why, "reference" never uses a native kernel. The environment variable
-    NETINTERP_FAST_BACKEND sets the same for a whole process.
+    NETINTERP_FAST_BACKEND sets the same for a whole process. Code compiled by `torch.compile` always runs on "auto".
     """
     token = _backend.set(_checked(backend, "backend"))
     try:
@@ -58,8 +58,8 @@ def why_not(op: str, device: torch.device | str = "cpu") -> str | None:
 
 
 def run_op(op: str, device: torch.device, *args):
-    """Call `op` on the backend in force."""
-    backend = current_backend()
+    """Call `op` on the backend in force; inside `torch.compile`, which cannot trace that choice, on "auto"."""
+    backend = "auto" if torch.compiler.is_compiling() else current_backend()
     if backend == "reference":
         return _library.reference(op)(*args)
     if backend == "native" and not _library.native_kernel(op, device):

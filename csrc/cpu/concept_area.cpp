@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <tuple>
 
 #include "label_rows.h"
@@ -34,6 +35,7 @@ std::tuple<Tensor, Tensor> concept_area(const Tensor& labels, const Tensor& imag
     return true;
   };
   const FirstBad bad = for_each_image(labels, image_labels, n_concepts, 1, add_image);
+  if (!bad.none()) std::fill_n(areas.mutable_data_ptr<int64_t>(), n_images * n_concepts, 0);
   return {areas, bad.tensor(labels)};
 }
 

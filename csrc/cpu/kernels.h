@@ -37,6 +37,10 @@ struct LabelTable {
 constexpr int64_t kMaxPixels = 32767;    // of a side of the label grid, so that an int16 holds a column
 constexpr int64_t kMaxNarrowConcepts = 32768;  // label rows are uint16 up to here, uint32 above
 
+// Pixels of a row of ids in 64 bits, a bit a byte.
+template <typename Id>
+constexpr int64_t kPixelsAWord = 64 / sizeof(Id);
+
 // Work on rows of concept ids.
 template <typename Id>
 struct LabelKernels {
@@ -47,10 +51,9 @@ struct LabelKernels {
   void (*drop_duplicates)(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
                           int64_t n_covering);
 
-  // Where the pixels of a cell, rows [n_rows, stride], have this id, as words of 4 * lanes / sizeof(Id) pixels, with
-  // sizeof(Id) bits each. Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any
+  // Where the pixels of a cell, rows [n_rows, stride] of which `pixels` each, have this id: sizeof(Id) bits a pixel. Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any
   // is left.
-  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t words, Id id, uint64_t* left, uint64_t* found);
+  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left, uint64_t* found);
 
   // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows], as columns counted
   // from x; begin = end for a row without. Returns whether some row has another run.
@@ -63,7 +66,7 @@ struct LabelKernels {
 
 struct Kernels {
   const char* level;
-  int64_t lanes;  // floats a vector; a word of LabelKernels covers the bytes of one vector
+  int64_t lanes;  // floats a vector
 
   LabelKernels<uint16_t> narrow_labels;
   LabelKernels<uint32_t> wide_labels;

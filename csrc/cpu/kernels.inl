@@ -125,14 +125,19 @@ void drop_duplicates(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, c
 }
 
 template <typename Id>
-bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t words, Id id, uint64_t* left, uint64_t* found) {
-  constexpr int64_t kPixels = 4 * LANES / sizeof(Id);
+bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left, uint64_t* found) {
+  constexpr int64_t kVector = 4 * LANES / sizeof(Id);
+  const int64_t words = (pixels - 1) / kPixelsAWord<Id> + 1;
   uint64_t any_left = 0;
   for (int64_t y = 0; y < n_rows; ++y) {
-    for (int64_t i = 0; i < words; ++i, ++left, ++found) {
-      const uint64_t same = byte_bits((Bytes)(load(rows + y * stride + i * kPixels) == id)) & *left;
-      *found = same;
-      *left ^= same;
+    for (int64_t word = 0; word < words; ++word, ++left, ++found) {
+      const int64_t first = word * kPixelsAWord<Id>;
+      uint64_t same = 0;
+      for (int64_t x = 0; x < kPixelsAWord<Id> && first + x < pixels; x += kVector) {
+        same |= byte_bits((Bytes)(load(rows + y * stride + first + x) == id)) << (x * sizeof(Id));
+      }
+      *found = same & *left;
+      *left &= ~same;
       any_left |= *left;
     }
   }
@@ -144,8 +149,7 @@ inline uint64_t first_run(uint64_t word) { return word & ~(word + (word & -word)
 
 template <typename Id>
 bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, int16_t* begin, int16_t* end) {
-  constexpr int kBits = sizeof(Id), kPixels = 4 * LANES / kBits;
-  constexpr uint64_t kLastBit = uint64_t{1} << (4 * LANES - 1);
+  constexpr int kBits = sizeof(Id), kPixels = kPixelsAWord<Id>;
   uint64_t left = 0;
   if (words == 1) {
     for (int64_t y = 0; y < n_rows; ++y) {
@@ -166,7 +170,7 @@ bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, i
       const uint64_t run = first_run(found[i]);
       found[i] ^= run;
       pixels += __builtin_popcountll(run) / kBits;
-      goes_on = (run & kLastBit) && i + 1 < words && (found[i + 1] & 1);
+      goes_on = (run >> 63) && i + 1 < words && (found[i + 1] & 1);
     }
     begin[y] = static_cast<int16_t>(x + first);
     end[y] = static_cast<int16_t>(x + first + pixels);

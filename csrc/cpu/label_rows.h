@@ -89,12 +89,13 @@ struct FirstBad {
   }
 };
 
-// The distinct concepts of a whole image, without 0: image_labels [n].
-inline std::vector<int64_t> distinct_ids(const int64_t* image_labels, int64_t n) {
+// The distinct concepts of a whole image, without 0 and ids out of range: image_labels [n].
+inline std::vector<int64_t> distinct_ids(const int64_t* image_labels, int64_t n, int64_t n_concepts) {
   std::vector<int64_t> ids(image_labels, image_labels + n);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  ids.erase(std::remove(ids.begin(), ids.end(), 0), ids.end());
+  const auto is_none = [&](int64_t id) { return id <= 0 || id >= n_concepts; };
+  ids.erase(std::remove_if(ids.begin(), ids.end(), is_none), ids.end());
   return ids;
 }
 
@@ -116,7 +117,7 @@ FirstBad for_each_image(const Tensor& labels, const Tensor& image_labels, int64_
     const Source* ids = static_cast<const Source*>(labels.const_data_ptr());
     torch::stable::parallel_for(0, n_images, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const std::vector<int64_t> covering = distinct_ids(whole + i * per_image, per_image);
+        const std::vector<int64_t> covering = distinct_ids(whole + i * per_image, per_image, n_concepts);
         RowReader<Source, decltype(row_id)> reader(ids + i * image_size, layers, height, width, max_rows, n_concepts,
                                                    covering);
         if (!read(i, covering, reader)) bad_label[i] = i * image_size + reader.first_bad();

@@ -30,14 +30,14 @@ class CellReader {
  public:
   CellReader(LabelOwner& owner, int64_t max_rows, int64_t width)
       : owner_(owner),
-        left_(max_rows * ((width >> kShift) + 1)),
+        left_(max_rows * ((width - 1) / kPixels + 1)),
         found_(left_.size()) {}
 
   // rows [n_rows, stride] of ids, of which the cell has the columns [x_begin, x_end).
   CellLabels read(const Id* rows, int64_t stride, int64_t n_rows, int32_t x_begin, int32_t x_end) {
     const int32_t begin = static_cast<int32_t>(owner_.concept_of.size());
-    words_ = ((x_end - x_begin - 1) >> kShift) + 1;
-    const uint64_t last_word = kAllPixels >> (sizeof(Id) * ((words_ << kShift) - (x_end - x_begin)));
+    words_ = (x_end - x_begin - 1) / kPixels + 1;
+    const uint64_t last_word = kAllPixels >> (sizeof(Id) * (words_ * kPixels - (x_end - x_begin)));
     if (words_ > 1) std::fill_n(left_.begin(), n_rows * words_, kAllPixels);
     for (int64_t y = 1; y <= n_rows; ++y) left_[y * words_ - 1] = last_word;
     int64_t y = 0, word = 0;  // the first pixel that is left
@@ -45,8 +45,8 @@ class CellReader {
       while (left_[y * words_ + word] == 0) {
         if (++word == words_) ++y, word = 0;
       }
-      const Id id = rows[y * stride + x_begin + (word << kShift) + first_pixel(left_[y * words_ + word])];
-      if (!kernels_.take_id(rows + x_begin, stride, n_rows, words_, id, left_.data(), found_.data())) {
+      const Id id = rows[y * stride + x_begin + word * kPixels + first_pixel(left_[y * words_ + word])];
+      if (!kernels_.take_id(rows + x_begin, stride, n_rows, x_end - x_begin, id, left_.data(), found_.data())) {
         return {static_cast<int32_t>(id), begin, static_cast<int32_t>(owner_.concept_of.size())};
       }
       while (add_segment(static_cast<int32_t>(id), n_rows, x_begin)) {
@@ -67,9 +67,8 @@ class CellReader {
   }
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
-  const int64_t kPixels = 4 * kernels().lanes / static_cast<int64_t>(sizeof(Id));  // a word
-  const int64_t kShift = __builtin_ctzll(kPixels);
-  const uint64_t kAllPixels = ~uint64_t{0} >> (64 - 4 * kernels().lanes);
+  static constexpr int64_t kPixels = kPixelsAWord<Id>;
+  static constexpr uint64_t kAllPixels = ~uint64_t{0};
   LabelOwner& owner_;
   int64_t words_ = 0;                   // of a row of the cell
   std::vector<uint64_t> left_, found_;  // [n_rows, words]

@@ -74,6 +74,9 @@ Tensor top_quantile_update(const Tensor& acts, int64_t keep, Tensor buffer, Tens
   STD_TORCH_CHECK(buffer.size(0) == n_units && buffer.size(1) == 2 * keep && count.size(0) == n_units &&
                       bound.size(0) == n_units && keep > 0 && cells > 0,
                   "top_quantile_update: shapes do not match");
+  const int64_t* held = count.const_data_ptr<int64_t>();
+  STD_TORCH_CHECK(std::all_of(held, held + n_units, [&](int64_t n) { return 0 <= n && n <= 2 * keep; }),
+                  "top_quantile_update: count must lie in [0, 2 keep]");
 
   Tensor maxima = torch::stable::new_empty(acts, {n_images, n_units}, ScalarType::Float);
   float* largest = maxima.mutable_data_ptr<float>();

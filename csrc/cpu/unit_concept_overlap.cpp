@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "label_tables.h"
@@ -42,23 +43,28 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
   const int64_t n_images = acts.size(0), n_units = acts.size(1);
   STD_TORCH_CHECK(thresholds.size(0) == n_units && intersection.size(0) == n_units &&
                       intersection.size(1) == n_concepts && labels.size(0) == n_images &&
-                      image_labels.size(0) == n_images && acts.size(2) > 0 && acts.size(3) > 0 && scale_y > 0 &&
-                      scale_x > 0 && labels.size(2) <= kMaxPixels && labels.size(3) <= kMaxPixels,
+                      image_labels.size(0) == n_images && n_concepts > 0 && acts.size(2) > 0 && acts.size(3) > 0 &&
+                      labels.size(2) <= kMaxPixels && labels.size(3) <= kMaxPixels,
                   "unit_concept_overlap: shapes do not match");
+  STD_TORCH_CHECK(scale_y > 0 && scale_x > 0 && std::isfinite(scale_y) && std::isfinite(scale_x) &&
+                      std::isfinite(offset_y) && std::isfinite(offset_x),
+                  "unit_concept_overlap: scales and offsets must be finite, the scales above 0");
 
   const AxisOwner rows({acts.size(2), labels.size(2), scale_y, offset_y});
   const AxisOwner columns({acts.size(3), labels.size(3), scale_x, offset_x});
   FirstBad bad;
   const std::vector<LabelOwner> tables = read_labels(labels, image_labels, n_concepts, rows, columns, bad);
   Tensor unit_area = torch::stable::new_zeros(acts, {n_images, n_units}, ScalarType::Long);
-  if (bad.none() && n_images > 0) {
+  if (!bad.none()) return {unit_area, bad.tensor(acts)};
+  int64_t* counts = intersection.mutable_data_ptr<int64_t>();
+  if (n_images > 0) {
     dispatch_floating(acts, "acts", [&](auto* tag) {
       using Scalar = ScalarOf<decltype(tag)>;
       tally_units(static_cast<const Scalar*>(acts.const_data_ptr()), thresholds.const_data_ptr<float>(), inclusive,
-                  tables, rows.table(), columns.table(), n_units, n_concepts,
-                  intersection.mutable_data_ptr<int64_t>(), unit_area.mutable_data_ptr<int64_t>());
+                  tables, rows.table(), columns.table(), n_units, n_concepts, counts, unit_area.mutable_data_ptr<int64_t>());
     });
   }
+  for (int64_t unit = 0; unit < n_units; ++unit) counts[unit * n_concepts] = 0;
   return {unit_area, bad.tensor(acts)};
 }
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..data.protocol import Concept, ConceptDataset, image_name, to_rgb
+from ..ops._grid import checked_placement
 from .conventions import Convention, get_convention
 from .recording import Recording
 from .results import Dissection, LayerDissection
@@ -116,6 +117,9 @@ class _Run:
         for layer in scale_offset:
             if layer not in layers:
                 raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(layers)}")
+            checked_placement(scale_offset[layer])
+            if convention.upsampling == "pil":
+                raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
         parameter = next(model.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else parameter.device
         self.iou_threshold, self.top_images, self.scale_offset = iou_threshold, top_images, scale_offset

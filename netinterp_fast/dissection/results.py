@@ -276,21 +276,46 @@ class Dissection:
                 )
                 for i, spec in enumerate(manifest["layers"])
             }
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            for layer in layers.values():
+                _check_tables(layer)
+            prefix = "thumbnail."
+            return cls(
+                layers=layers,
+                settings=dict(manifest["settings"]),
+                thumbnails={
+                    int(k.removeprefix(prefix)): t.numpy().tobytes() for k, t in tensors.items() if k.startswith(prefix)
+                },
+                image_names={int(i): name for i, name in manifest["image_names"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ValueError(f"{folder} holds a damaged or foreign dissection: {error}") from None
-        prefix = "thumbnail."
-        return cls(
-            layers=layers,
-            settings=manifest["settings"],
-            thumbnails={int(k.removeprefix(prefix)): t.numpy().tobytes() for k, t in tensors.items() if k.startswith(prefix)},
-            image_names={int(i): name for i, name in manifest["image_names"].items()},
-        )
 
     def report(self, directory: str | os.PathLike, overwrite: bool = False) -> Path:
         """Write the HTML report into `directory` and return the path of its index.html."""
         from ..report import write_report  # the report reads results; results only call it
 
         return write_report(self, directory, overwrite=overwrite)
+
+
+def _check_tables(layer: LayerDissection) -> None:
+    """ValueError unless the layer's tensors fit each other and the concepts."""
+    units, concepts, top = layer.thresholds.shape[:1], layer.concept_area.shape[:1], layer.top_images.shape[1:2]
+    shapes = {
+        "thresholds": (torch.float32, units),
+        "intersection": (torch.int64, units + concepts),
+        "unit_area": (torch.int64, units + concepts),
+        "concept_area": (torch.int64, concepts),
+        "top_images": (torch.int64, units + top),
+        "top_activations": (torch.float32, units + top),
+        "top_maps": (torch.float32, units + top + layer.top_maps.shape[2:4]),
+    }
+    for name, (dtype, shape) in shapes.items():
+        tensor = getattr(layer, name)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}")
+    for concept in layer.concepts:
+        if not 1 <= concept.id < concepts[0]:
+            raise ValueError(f"concept {concept.name!r} has the id {concept.id}, not one in [1, {concepts[0]})")
 
 
 def _summary_lines(layer: LayerDissection, best: int) -> Iterator[str]:

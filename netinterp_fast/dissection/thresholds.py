@@ -13,8 +13,11 @@ _NONE = float("-inf")
 
 def exact_fraction(quantile: float | Fraction | str) -> Fraction:
     """The decimal value as written: 0.29 is 29/100, although the double nearest to it is a little less."""
-    fraction = quantile if isinstance(quantile, Fraction) else Fraction(str(quantile))
-    if not 0 <= fraction < 1:
+    try:
+        fraction = Fraction(str(quantile))
+    except ValueError:  # not a number
+        fraction = None
+    if fraction is None or not 0 <= fraction < 1:
         raise ValueError(f"quantile is {quantile}; it must be in [0, 1)")
     return fraction
 

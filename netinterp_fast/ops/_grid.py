@@ -5,6 +5,7 @@ The same operations in the same order as `csrc/core/bilinear.h`: that is what ma
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,19 @@ class Placement(NamedTuple):
     scale_x: float
     offset_y: float
     offset_x: float
+
+
+def checked_placement(scale_offset: object) -> Placement:
+    """`scale_offset` as the user gave it; ValueError unless it is four finite numbers, the scales above 0."""
+    try:
+        placement = Placement(*map(float, scale_offset))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"scale_offset is {scale_offset!r}; it must be (scale_y, scale_x, offset_y, offset_x)"
+        ) from None
+    if not all(map(math.isfinite, placement)) or min(placement[:2]) <= 0:
+        raise ValueError(f"scale_offset is {scale_offset!r}; it must be finite, with scales above 0")
+    return placement
 
 
 def half_pixel(coarse: tuple[int, int], size: tuple[int, int]) -> Placement:

@@ -45,6 +45,15 @@ def top_quantile_update(
 
     Returns float32 [B, C], each unit's maximum on each image. Where one is NaN, nothing was added (for any unit).
     """
+    if isinstance(keep, bool) or not isinstance(keep, int):
+        raise TypeError(f"keep is {keep!r}; it must be an int")
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; it must be at least 1")
+    check_tensor("buffer", buffer, "[C, 2 keep]", (torch.float32,))
+    check_size("buffer", buffer, 1, 2 * keep, "2 keep")
+    for name, state, dtype in (("count", count, torch.int64), ("bound", bound, torch.float32)):
+        check_tensor(name, state, "[C]", (dtype,), buffer.device)
+        check_size(name, state, 0, buffer.shape[0], "the number of units")
     check_tensor("acts", acts, "[B, C, h, w]", FLOATING, buffer.device)
     check_size("acts", acts, 1, buffer.shape[0], "the number of units")
     if 0 in acts.shape[2:]:

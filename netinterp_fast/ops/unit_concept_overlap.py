@@ -9,7 +9,7 @@ import torch
 from .._library import define_op
 from ..backends import run_op
 from ._checks import FLOATING, check_labels, check_size, check_tensor, raise_for_bad_label
-from ._grid import Placement, aligned_corners, half_pixel, upsample
+from ._grid import Placement, aligned_corners, checked_placement, half_pixel, upsample
 from ._labels import first_bad_label, without_duplicates
 
 # Units a step of the reference looks at together: the upsampled maps are what costs memory there.
@@ -135,15 +135,7 @@ def _placement(acts, labels, align_corners, scale_offset) -> Placement:
         return rule(tuple(acts.shape[2:]), tuple(labels.shape[2:]))
     if align_corners:
         raise ValueError("align_corners is True and scale_offset is given; choose one")
-    if len(scale_offset) != 4:
-        raise ValueError(
-            f"scale_offset is {scale_offset!r}; it must be (scale_y, scale_x, offset_y, offset_x)"
-        )
-    placement = Placement(*map(float, scale_offset))
-    finite = all(abs(v) < float("inf") for v in placement)
-    if not (finite and placement.scale_y > 0 and placement.scale_x > 0):
-        raise ValueError(f"scale_offset is {scale_offset!r}; it must be finite, with scales above 0")
-    return placement
+    return checked_placement(scale_offset)
 
 
 def _check_out(out, acts, n_concepts) -> None:

@@ -141,7 +141,7 @@ def test_environment_variables(variable, value, script, printed):
     ("variable", "value", "message"),
     [
         ("NETINTERP_FAST_BACKEND", "gpu", "ValueError: NETINTERP_FAST_BACKEND is 'gpu'; it must be one of"),
-        pytest.param("NETINTERP_FAST_CPU", "sse9", "ValueError: CPU level is 'sse9'; this machine",
+        pytest.param("NETINTERP_FAST_CPU", "sse9", "ValueError: NETINTERP_FAST_CPU is 'sse9'; this machine",
                      marks=native),
     ],
 )  # fmt: skip

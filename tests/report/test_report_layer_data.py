@@ -4,7 +4,27 @@ import json
 import pytest
 import torch
 
+from netinterp_fast.data.protocol import Concept
+from netinterp_fast.dissection.results import LayerDissection
 from netinterp_fast.report.layer_data import GRID, encode_regions, layer_data, script_json
+
+
+def encode(maps: torch.Tensor, thresholds: torch.Tensor, shown: torch.Tensor) -> list[str]:
+    """The regions of a layer with these top maps [C, n, h, w], of which only some are shown [C, n]."""
+    none = torch.zeros(len(maps), 2, dtype=torch.int64)
+    layer = LayerDissection(
+        name="layer",
+        concepts=[Concept(1, "cat", "object")],
+        iou_threshold=0.04,
+        thresholds=thresholds,
+        intersection=none,
+        unit_area=none,
+        concept_area=none.sum(0),
+        top_images=torch.where(shown, 0, -1),
+        top_activations=torch.zeros(shown.shape),
+        top_maps=maps,
+    )
+    return encode_regions(layer)
 
 
 def decode(text: str) -> list[list[bool]]:
@@ -40,7 +60,7 @@ def bilinear(values: list[list[float]], y: int, x: int) -> float:
 def test_regions_are_the_upsampled_maps_above_threshold(h, w):
     maps = torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(h))
     threshold = 0.45
-    [region] = decode(encode_regions(maps, torch.tensor([threshold]), torch.ones(1, 1, dtype=torch.bool))[0])
+    [region] = decode(encode(maps, torch.tensor([threshold]), torch.ones(1, 1, dtype=torch.bool))[0])
     values = maps[0, 0].tolist()
     for cell, lit in enumerate(region):
         value = bilinear(values, *divmod(cell, GRID))
@@ -52,7 +72,7 @@ def test_every_unit_gets_its_own_regions():
     maps = torch.rand(n_units, n, 4, 4, generator=torch.Generator().manual_seed(1))
     thresholds = torch.linspace(-0.2, 1.2, n_units)  # from all lit to all dark
     shown = torch.rand(n_units, n, generator=torch.Generator().manual_seed(2)) > 0.4
-    encoded = encode_regions(maps, thresholds, shown)
+    encoded = encode(maps, thresholds, shown)
     upsampled = torch.nn.functional.interpolate(maps, size=(GRID, GRID), mode="bilinear")
     assert len(encoded) == n_units
     for unit, text in enumerate(encoded):
@@ -65,15 +85,15 @@ def test_narrow_maps_are_widened(dtype):
     maps = torch.rand(2, 1, 3, 3).to(dtype)
     shown = torch.ones(2, 1, dtype=torch.bool)
     thresholds = torch.tensor([0.3, 0.6])
-    assert encode_regions(maps, thresholds, shown) == encode_regions(maps.float(), thresholds, shown)
+    assert encode(maps, thresholds, shown) == encode(maps.float(), thresholds, shown)
 
 
 def test_nothing_to_encode():
     no_units, no_images = torch.zeros(0, 9, 4, 4), torch.zeros(2, 0, 4, 4)
-    assert encode_regions(no_units, torch.zeros(0), torch.ones(0, 9, dtype=torch.bool)) == []
-    assert encode_regions(no_images, torch.zeros(2), torch.ones(2, 0, dtype=torch.bool)) == ["", ""]
+    assert encode(no_units, torch.zeros(0), torch.ones(0, 9, dtype=torch.bool)) == []
+    assert encode(no_images, torch.zeros(2), torch.ones(2, 0, dtype=torch.bool)) == ["", ""]
     none_shown = torch.zeros(2, 3, dtype=torch.bool)
-    assert encode_regions(torch.zeros(2, 3, 4, 4), torch.zeros(2), none_shown) == ["", ""]
+    assert encode(torch.zeros(2, 3, 4, 4), torch.zeros(2), none_shown) == ["", ""]
 
 
 def test_layer_data_of_a_small_layer(make_layer):
