@@ -17,16 +17,20 @@ import netinterp_fast
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every run of every candidate, run in turn after one warm-up each."""
+def interleaved(candidates: dict[str, Callable[[], object]], repeats: int, turn: float = 0.1) -> dict[str, list[float]]:
+    """Seconds a run of every candidate, `repeats` times: they take turns, each running for at least `turn` seconds, of which
+    the mean is taken. So all see the same noise, and each works with the caches as its own last run left them."""
     for run in candidates.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            start, runs, elapsed = time.perf_counter(), 0, 0.0
+            while elapsed < turn:
+                run()
+                runs += 1
+                elapsed = time.perf_counter() - start
+            seconds[name].append(elapsed / runs)
     return seconds
 
 

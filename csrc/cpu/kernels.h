@@ -44,12 +44,17 @@ constexpr int64_t kPixelsAWord = 64 / sizeof(Id);
 // Work on rows of concept ids.
 template <typename Id>
 struct LabelKernels {
-  Id (*largest)(const Id* row, int64_t n);
+  // ids [L, layer_stride], n of them a layer: raises *largest to their largest, and returns whether an id other than 0 is
+  // at the same place in two layers. n is a multiple of 2 * kMaxLanes; the elements past the row's width are 0.
+  bool (*check_row)(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest);
 
-  // Removes from ids [L, layer_stride], n >= W of them a layer, what an earlier layer or `covering` [n_covering] says
-  // already. n is a multiple of 2 * kMaxLanes; the elements past the row's width are 0.
+  // Removes from such a row what an earlier layer or `covering` [n_covering] says already.
   void (*drop_duplicates)(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
                           int64_t n_covering);
+
+  // Where rows [n_rows, stride] change, for the first n columns, as values that are 0 where they do not: `down` a column,
+  // `any_way` down it or to the right of its first pixel.
+  void (*find_changes)(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, Id* down, Id* any_way);
 
   // Where the pixels of a cell, rows [n_rows, stride] of which `pixels` each, have this id: sizeof(Id) bits a pixel. Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any
   // is left.
@@ -71,8 +76,9 @@ struct Kernels {
   LabelKernels<uint16_t> narrow_labels;
   LabelKernels<uint32_t> wide_labels;
 
-  // Adds to counts [K] how many lit pixels of one plane [h, w] carry each concept; returns how many are lit.
-  // Scratch: above [h * w + 16], lit [2, max_rows], listed_counts [n_listed] of zeros, which it leaves zero.
+  // Adds to counts [K] how many lit pixels of one plane [h, w] carry each concept; returns how many are lit. counts[0]
+  // takes some of the unlabelled ones.
+  // Scratch: above [h * w + 16], lit [2, max_rows], listed_counts [n_listed + kMaxLanes] of zeros, left so.
   int64_t (*tally_plane)(const float* plane, float threshold, bool inclusive, const AxisTable& rows,
                          const AxisTable& columns, const LabelTable& labels, uint8_t* above, int16_t* lit,
                          int32_t* listed_counts, int64_t* counts);

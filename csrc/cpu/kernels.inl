@@ -90,20 +90,21 @@ inline auto lit(Value value, Value threshold) {
 // ---- labels ---------------------------------------------------------------------------------------------------------
 
 template <typename Id>
-Id largest(const Id* row, int64_t n) {
-  Id result = 0;
-  for (int64_t x = 0; x < n; ++x) result = row[x] > result ? row[x] : result;
-  return result;
-}
-
-template <typename Id>
-inline bool any_shared(const Id* a, const Id* b, int64_t n) {
-  auto shared = load(a) != load(a);
+bool check_row(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest) {
+  typename VectorOf<Id>::type shared{}, most{};
   for (int64_t x = 0; x < n; x += 4 * LANES / sizeof(Id)) {
-    const auto v = load(a + x);
-    shared |= (v == load(b + x)) & (v != 0);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      const auto v = load(ids + layer * layer_stride + x);
+      most = larger(most, v);
+      for (int64_t earlier = 0; earlier < layer; ++earlier) {
+        shared |= (v == load(ids + earlier * layer_stride + x)) & v;  // not where both are 0
+      }
+    }
   }
-  return any(shared);
+  Id lanes[4 * LANES / sizeof(Id)];
+  store(lanes, most);
+  for (const Id lane : lanes) *largest = lane > *largest ? lane : *largest;
+  return any(shared != 0);
 }
 
 // A concept counts once a pixel: later layers lose what an earlier layer, or the whole image, says already.
@@ -118,9 +119,19 @@ void drop_duplicates(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, c
     }
     for (int64_t earlier = 0; earlier < layer; ++earlier) {
       const Id* other = ids + earlier * layer_stride;
-      if (!any_shared(row, other, n)) continue;
       for (int64_t x = 0; x < n; ++x) row[x] = row[x] == other[x] ? 0 : row[x];
     }
+  }
+}
+
+template <typename Id>
+void find_changes(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, Id* down, Id* any_way) {
+  for (int64_t x = 0; x < n; x += 4 * LANES / sizeof(Id)) {
+    const auto first = load(rows + x);
+    auto changed = first ^ first;
+    for (int64_t y = 1; y < n_rows; ++y) changed |= load(rows + y * stride + x) ^ first;
+    store(down + x, changed);
+    store(any_way + x, changed | (first ^ load(rows + x + 1)));
   }
 }
 
@@ -309,10 +320,12 @@ int64_t tally_plane(const float* plane, float threshold, bool inclusive, const A
   const auto tally = inclusive ? tally_lit_cells<true> : tally_lit_cells<false>;
   if (!mark(plane, rows.cells * columns.cells, threshold, above)) return 0;
   const int64_t area = tally(plane, threshold, rows, columns, labels, above, lit_pixels, listed_counts);
-  for (int64_t i = 1; i < labels.n_listed; ++i) {  // all misses of the cache at once
-    if (listed_counts[i]) counts[labels.listed[i]] += listed_counts[i];
+  for (int64_t i = 0; i < labels.n_listed; i += LANES) {  // all misses of the cache at once
+    for_each_lane<int32_t>(load(listed_counts + i) != 0, [&](int lane) {
+      counts[labels.listed[i + lane]] += listed_counts[i + lane];
+      listed_counts[i + lane] = 0;
+    });
   }
-  for (int64_t i = 0; i < labels.n_listed; ++i) listed_counts[i] = 0;
   return area;
 }
 
@@ -352,6 +365,6 @@ int64_t append_above(const float* values, int64_t n, int64_t* position, float bo
 }
 
 template <typename Id>
-constexpr LabelKernels<Id> kLabels{largest<Id>, drop_duplicates<Id>, take_id<Id>, take_intervals<Id>, find_runs<Id>};
+constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>, take_id<Id>, take_intervals<Id>, find_runs<Id>};
 
 const Kernels table{LEVEL_NAME, LANES, kLabels<uint16_t>, kLabels<uint32_t>, tally_plane, maximum, append_above};

@@ -34,15 +34,23 @@ class RowReader {
   bool read(int64_t y_begin, int64_t y_end) {
     for (int64_t y = y_begin; y < y_end; ++y) {
       Id* row = ids_.data() + (y - y_begin) * stride_;
+      const int64_t layer_stride = max_rows_ * stride_;
+      uint64_t high = 0;  // bits that Id cannot hold; set by a negative id too
       for (int64_t layer = 0; layer < layers_; ++layer) {
-        if (!copy_row(labels_ + (layer * height_ + y) * width_, row + layer * max_rows_ * stride_)) return false;
+        high |= copy_row(labels_ + (layer * height_ + y) * width_, row + layer * layer_stride);
       }
-      if (layers_ == 1 && covering_.empty()) continue;
-      const int64_t n = (width_ / (2 * kMaxLanes) + 1) * 2 * kMaxLanes;
-      kernels_.drop_duplicates(row, layers_, max_rows_ * stride_, n, covering_.data(), covering_.size());
+      Id largest = 0;
+      const bool shared = kernels_.check_row(row, layers_, layer_stride, padded_width(), &largest);
+      if (high != 0 || static_cast<int64_t>(largest) >= n_concepts_) return false;
+      if (shared || !covering_.empty()) {
+        kernels_.drop_duplicates(row, layers_, layer_stride, padded_width(), covering_.data(), covering_.size());
+      }
     }
     return true;
   }
+
+  // W rounded up to whole vectors of every level, with at least one element to spare.
+  int64_t padded_width() const { return stride_ - 2 * kMaxLanes; }
 
   // The rows last read of one layer: [y_end - y_begin, stride()], zeros after the width.
   Id* rows(int64_t layer) { return ids_.data() + layer * max_rows_ * stride_; }
@@ -58,15 +66,15 @@ class RowReader {
   }
 
  private:
-  bool copy_row(const Source* source, Id* row) const {
-    uint64_t high = 0;  // bits that Id cannot hold; set by a negative id too
+  uint64_t copy_row(const Source* source, Id* row) const {
+    uint64_t high = 0;
     for (int64_t x = 0; x < width_; ++x) {
       if constexpr (sizeof(Source) > sizeof(Id)) {
         high |= static_cast<uint64_t>(static_cast<int64_t>(source[x])) >> (8 * sizeof(Id));
       }
       row[x] = static_cast<Id>(source[x]);
     }
-    return high == 0 && static_cast<int64_t>(kernels_.largest(row, width_)) < n_concepts_;
+    return high;
   }
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();

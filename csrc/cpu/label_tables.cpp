@@ -33,43 +33,64 @@ class CellReader {
         left_(max_rows * ((width - 1) / kPixels + 1)),
         found_(left_.size()) {}
 
-  // rows [n_rows, stride] of ids, of which the cell has the columns [x_begin, x_end).
-  CellLabels read(const Id* rows, int64_t stride, int64_t n_rows, int32_t x_begin, int32_t x_end) {
+  // A band of rows [n_rows, stride] of one layer, of which `width` columns are labels or padding.
+  void start(const Id* rows, int64_t stride, int64_t n_rows, int64_t width) {
+    rows_ = rows, stride_ = stride, n_rows_ = n_rows;
+    changes_.resize(2 * stride);
+    kernels_.find_changes(rows, stride, n_rows, width, changes_.data(), changes_.data() + stride);
+  }
+
+  // The cell of the columns [x_begin, x_end).
+  CellLabels read(int32_t x_begin, int32_t x_end) {
+    return is_uniform(x_begin, x_end) ? CellLabels{static_cast<int32_t>(rows_[x_begin]), 0, 0} : take_apart(x_begin, x_end);
+  }
+
+ private:
+  bool is_uniform(int32_t x_begin, int32_t x_end) const {
+    const Id *down = changes_.data(), *any_way = down + stride_;
+    Id changed = down[x_end - 1];
+    for (int32_t x = x_begin; x < x_end - 1; ++x) changed |= any_way[x];
+    return changed == 0;
+  }
+
+  CellLabels take_apart(int32_t x_begin, int32_t x_end) {
     const int32_t begin = static_cast<int32_t>(owner_.concept_of.size());
     words_ = (x_end - x_begin - 1) / kPixels + 1;
     const uint64_t last_word = kAllPixels >> (sizeof(Id) * (words_ * kPixels - (x_end - x_begin)));
-    if (words_ > 1) std::fill_n(left_.begin(), n_rows * words_, kAllPixels);
-    for (int64_t y = 1; y <= n_rows; ++y) left_[y * words_ - 1] = last_word;
+    if (words_ > 1) std::fill_n(left_.begin(), n_rows_ * words_, kAllPixels);
+    for (int64_t y = 1; y <= n_rows_; ++y) left_[y * words_ - 1] = last_word;
     int64_t y = 0, word = 0;  // the first pixel that is left
     for (;;) {
       while (left_[y * words_ + word] == 0) {
         if (++word == words_) ++y, word = 0;
       }
-      const Id id = rows[y * stride + x_begin + word * kPixels + first_pixel(left_[y * words_ + word])];
-      if (!kernels_.take_id(rows + x_begin, stride, n_rows, x_end - x_begin, id, left_.data(), found_.data())) {
+      const Id id = rows_[y * stride_ + x_begin + word * kPixels + first_pixel(left_[y * words_ + word])];
+      if (!kernels_.take_id(rows_ + x_begin, stride_, n_rows_, x_end - x_begin, id, left_.data(), found_.data())) {
         return {static_cast<int32_t>(id), begin, static_cast<int32_t>(owner_.concept_of.size())};
       }
-      while (add_segment(static_cast<int32_t>(id), n_rows, x_begin)) {
+      while (add_segment(static_cast<int32_t>(id), x_begin)) {
       }
     }
   }
 
- private:
   static int64_t first_pixel(uint64_t word) { return __builtin_ctzll(word) / static_cast<int64_t>(sizeof(Id)); }
 
   // Moves the first interval of each row of found_ to a new segment; whether some row has another one.
-  bool add_segment(int32_t id, int64_t n_rows, int32_t x_begin) {
+  bool add_segment(int32_t id, int32_t x_begin) {
     const int64_t stride = owner_.max_rows;
     owner_.concept_of.push_back(id);
     owner_.intervals.resize(owner_.intervals.size() + 2 * stride, 0);
     int16_t* interval = owner_.intervals.data() + owner_.intervals.size() - 2 * stride;
-    return kernels_.take_intervals(found_.data(), n_rows, words_, x_begin, interval, interval + stride);
+    return kernels_.take_intervals(found_.data(), n_rows_, words_, x_begin, interval, interval + stride);
   }
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
   static constexpr int64_t kPixels = kPixelsAWord<Id>;
   static constexpr uint64_t kAllPixels = ~uint64_t{0};
   LabelOwner& owner_;
+  const Id* rows_ = nullptr;            // [n_rows, stride]
+  int64_t stride_ = 0, n_rows_ = 0;
+  std::vector<Id> changes_;             // [2, stride]: down, any way
   int64_t words_ = 0;                   // of a row of the cell
   std::vector<uint64_t> left_, found_;  // [n_rows, words]
 };
@@ -104,11 +125,12 @@ bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& cove
   for (int64_t row = 0; row < rows.axis.cells; ++row) {
     const int64_t n_rows = rows.first[row + 1] - rows.first[row];
     if (!reader.read(rows.first[row], rows.first[row + 1])) return false;
-    for (int64_t column = 0; column < columns.axis.cells && n_rows > 0; ++column) {
-      const int32_t x_begin = columns.first[column], x_end = columns.first[column + 1];
-      for (int64_t layer = 0; layer < layers && x_begin < x_end; ++layer) {
-        image.cells[(row * columns.axis.cells + column) * layers + layer] =
-            cell_reader.read(reader.rows(layer), reader.stride(), n_rows, x_begin, x_end);
+    for (int64_t layer = 0; layer < layers && n_rows > 0; ++layer) {
+      cell_reader.start(reader.rows(layer), reader.stride(), n_rows, reader.padded_width());
+      for (int64_t column = 0; column < columns.axis.cells; ++column) {
+        const int32_t x_begin = columns.first[column], x_end = columns.first[column + 1];
+        if (x_begin == x_end) continue;
+        image.cells[(row * columns.axis.cells + column) * layers + layer] = cell_reader.read(x_begin, x_end);
       }
     }
   }

@@ -17,7 +17,7 @@ void tally_units(const Scalar* acts, const float* thresholds, bool inclusive, co
     Planes<Scalar> planes(acts, cells);
     std::vector<uint8_t> above(cells + 16, 0);
     std::vector<int16_t> lit(2 * labels[0].max_rows);
-    std::vector<int32_t> listed_counts(n_concepts, 0);
+    std::vector<int32_t> listed_counts(n_concepts + kMaxLanes, 0);
     for (int64_t image = 0; image < n_images; ++image) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t plane = image * n_units + unit;
@@ -61,7 +61,8 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
     dispatch_floating(acts, "acts", [&](auto* tag) {
       using Scalar = ScalarOf<decltype(tag)>;
       tally_units(static_cast<const Scalar*>(acts.const_data_ptr()), thresholds.const_data_ptr<float>(), inclusive,
-                  tables, rows.table(), columns.table(), n_units, n_concepts, counts, unit_area.mutable_data_ptr<int64_t>());
+                  tables, rows.table(), columns.table(), n_units, n_concepts, counts,
+                  unit_area.mutable_data_ptr<int64_t>());
     });
   }
   for (int64_t unit = 0; unit < n_units; ++unit) counts[unit * n_concepts] = 0;
