@@ -1,7 +1,7 @@
 """What dissection costs: `python -m benches.dissect [--quick]`.
 
-1. The fused tally against plain torch, each formulation written as well as we can, and against a read of the activations.
-2. `TopQuantile.update` against a read of the activations.
+1. The fused tally against plain torch, each formulation written as well as we can, and against a read of the
+activations. 2. `TopQuantile.update` against a read of the activations.
 3. The whole job on SqueezeNet 1.1, against the same forward passes without dissection (needs NETINTERP_FAST_TEST_DATA:
    weights/squeezenet1_1.safetensors and the labelled photos msrc_v2/).
 
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,12 +32,13 @@ from netinterp_fast.data.models import load_model
 from .timing import environment, interleaved, ratio, save, spread
 
 CONCEPTS, LAYERS, SITES = 1200, 4, 24
+FEW = slice(0, 2)  # images that the slow ones see
 # (units, coarse side, label side) and the factor over plain torch that the design asks for
 SIZES = {(512, 14, 112): 100, (512, 14, 224): 300, (512, 7, 224): 600, (256, 28, 224): 100}
 
 
 def ragged_labels(n_images: int, side: int) -> torch.Tensor:
-    """int16 [B, LAYERS, side, side]: in each layer every pixel takes the concept of the nearest of SITES random sites."""
+    """int16 [B, LAYERS, side, side]: in each layer every pixel has the concept of the nearest of SITES sites."""
     pixels = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     labels = torch.empty(n_images, LAYERS, side * side, dtype=torch.int16)
     for image in range(n_images):
@@ -49,14 +51,16 @@ def ragged_labels(n_images: int, side: int) -> torch.Tensor:
 def smooth_activations(n_images: int, n_units: int, side: int) -> torch.Tensor:
     """ReLU of Gaussian noise smoothed over a cell, its gain varying from image to image.
 
-    With SqueezeNet's features.12 on photos 23 % of the maps have a value above the threshold and a value lights 2.5 cells;
-    with features.7 54 % and 2.8. These give about the same at 14 and 28 cells a side.
+    With SqueezeNet's features.12 on photos 23 % of the maps have a value above the threshold and a value lights 2.5
+    cells; with features.7 54 % and 2.8. These give about the same at 14 and 28 cells a side.
     """
     reach = torch.arange(-4.0, 5.0)
     kernel = torch.exp(-(reach**2) / 2)
     kernel /= kernel.sum()
     noise = torch.randn(n_images * n_units, 1, side + 8, side + 8)
-    smooth = F.conv2d(F.conv2d(noise, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).view(n_images, n_units, side, side)
+    smooth = F.conv2d(F.conv2d(noise, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).view(
+        n_images, n_units, side, side
+    )
     return (smooth / smooth.std() * torch.exp(0.3 * torch.randn(n_images, n_units, 1, 1))).relu_()
 
 
@@ -121,7 +125,7 @@ def tally(repeats: int, n_images: int = 32) -> list[dict]:
     rows = []
     for (units, coarse, side), asked in SIZES.items():
         acts, labels = smooth_activations(n_images, units, coarse), without_repeats(ragged_labels(n_images, side))
-        thresholds, few = exact_thresholds(acts), slice(0, 2)
+        thresholds = exact_thresholds(acts)
         out = torch.zeros(units, CONCEPTS, dtype=torch.int64)
 
         def native(acts=acts, thresholds=thresholds, labels=labels, out=out, check_finite=False):
@@ -129,12 +133,15 @@ def tally(repeats: int, n_images: int = 32) -> list[dict]:
 
         def reference(acts=acts, thresholds=thresholds, labels=labels):
             with use_backend("reference"):
-                return ops.unit_concept_overlap(acts[few], thresholds, labels[few], CONCEPTS).intersection
+                return ops.unit_concept_overlap(acts[FEW], thresholds, labels[FEW], CONCEPTS).intersection
 
-        counts = ops.unit_concept_overlap(acts[few], thresholds, labels[few], CONCEPTS).intersection
+        counts = ops.unit_concept_overlap(acts[FEW], thresholds, labels[FEW], CONCEPTS).intersection
         if not torch.equal(counts, reference()):
             raise AssertionError("the native tally differs from the reference")
-        plain = {name: (lambda f=f, a=acts, t=thresholds, x=labels: f(a[few], t, x[few], CONCEPTS)) for name, f in FORMULATIONS.items()}
+        plain = {
+            name: (lambda f=f, a=acts, t=thresholds, x=labels: f(a[FEW], t, x[FEW], CONCEPTS))
+            for name, f in FORMULATIONS.items()
+        }
         ties = max(int((run() - counts).abs().sum()) for run in plain.values())
         if ties > 1e-4 * int(counts.sum()):
             raise AssertionError(f"plain torch differs from the native tally in {ties} of {int(counts.sum())} counts")
@@ -178,7 +185,7 @@ def quantile_update(passes: int) -> dict:
             batch.mul_(random.uniform(0.99, 1.01))  # no two batches alike, and each out of the way of the next
             batch_after = acts[random.randrange(len(acts))]
             read += _seconds(batch_after.sum)
-            update += _seconds(lambda batch=batch: top.update(batch))
+            update += _seconds(partial(top.update, batch))
         shares.append(read / update)
     share = statistics.median(shares)
     print(f"TopQuantile.update: {share:.2f} of the speed of reading the activations once (asked 0.33)", flush=True)
@@ -186,7 +193,7 @@ def quantile_update(passes: int) -> dict:
 
 
 def whole_job(data: Path, rounds: int) -> dict:
-    """All eight Fire outputs of SqueezeNet 1.1 on the labelled photos, against the same two passes without dissection."""
+    """All eight Fire outputs of SqueezeNet 1.1 on the labelled photos, against two passes without dissection."""
     dataset, model = _squeezenet(data)
     plain_seconds, full_seconds = [], []
     for _ in range(rounds):
@@ -207,7 +214,9 @@ def whole_job(data: Path, rounds: int) -> dict:
 
 
 def _squeezenet(data: Path):
-    model = load_model(f"{Path(__file__).parent / 'models.py'}:SqueezeNet", data / "weights" / "squeezenet1_1.safetensors")
+    model = load_model(
+        f"{Path(__file__).parent / 'models.py'}:SqueezeNet", data / "weights" / "squeezenet1_1.safetensors"
+    )
     return open_dataset(data / "msrc_v2"), model
 
 
@@ -239,7 +248,9 @@ def _peak_memory(mode: str, data: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.dissect", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--data", type=Path, default=os.environ.get("NETINTERP_FAST_TEST_DATA"), help="folder for the whole job")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("NETINTERP_FAST_TEST_DATA"), help="folder for the whole job"
+    )
     parser.add_argument("--memory", choices=("bare", "dissect"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:

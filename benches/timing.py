@@ -18,8 +18,9 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], repeats: int, turn: float = 0.1) -> dict[str, list[float]]:
-    """Seconds a run of every candidate, `repeats` times: they take turns, each running for at least `turn` seconds, of which
-    the mean is taken. So all see the same noise, and each works with the caches as its own last run left them."""
+    """Seconds a run of every candidate, `repeats` times: they take turns, each running for at least `turn` seconds,
+    of which the mean is taken. So all see the same noise, and each works with the caches as its own last run left them.
+    """
     for run in candidates.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

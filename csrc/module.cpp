@@ -10,9 +10,7 @@
 
 PYBIND11_MODULE(_C, module) {
   using namespace netinterp_fast;
-  module.def("build_info", [] {
-    return std::string("g++ " __VERSION__ ", stable ABI of torch ") + NIF_TORCH_TARGET;
-  });
+  module.def("build_info", [] { return std::string("g++ " __VERSION__ ", stable ABI of torch ") + NIF_TORCH_TARGET; });
   module.def("cpu_level", [] { return std::string(kernels().level); });
   module.def("cpu_levels", [] {
     std::vector<std::string> names;

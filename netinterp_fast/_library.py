@@ -105,7 +105,7 @@ def cpu_levels() -> list[str]:
 
 
 def build_info() -> dict:
-    """How the package was built and what it uses, as plain values: see `netinterp-fast doctor` for the same in words."""
+    """How the package was built and what it uses, as plain values: `netinterp-fast doctor` says the same in words."""
     from . import __version__
 
     kernels = {"native_cpu": "cpu" not in _missing, "native_cuda": "cuda" not in _missing}

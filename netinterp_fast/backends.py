@@ -20,9 +20,10 @@ def _checked(backend: str, origin: str) -> str:
     return backend
 
 
+_initial = _checked(os.environ.get("NETINTERP_FAST_BACKEND", "auto"), "NETINTERP_FAST_BACKEND")
 _backend: ContextVar[str] = ContextVar(
     "netinterp_fast_backend",
-    default=_checked(os.environ.get("NETINTERP_FAST_BACKEND", "auto"), "NETINTERP_FAST_BACKEND"),
+    default=_initial,
 )
 
 

@@ -46,21 +46,42 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(run=_dissect)
     add = parser.add_argument
-    add("--model", default="demo", metavar="SPEC",
-        help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model")
+    add(
+        "--model",
+        default="demo",
+        metavar="SPEC",
+        help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model",
+    )
     add("--weights", metavar="FILE", help="state dict to load: .safetensors, or .pt/.pth (no pickled objects)")
     add("--layers", metavar="NAMES", help="comma-separated module names; the demo model has its own default")
-    add("--data", action="append", metavar="DIR",
-        help="a labelled data set: a Broden folder; images/, labels/ and classes.csv; or one subfolder of images a label. "
-             "Several are joined. Default: demo")
+    add(
+        "--data",
+        action="append",
+        metavar="DIR",
+        help="a labelled data set: a Broden folder; images/, labels/ and classes.csv; or one subfolder of images "
+        "a label. Several are joined. Default: demo",
+    )
     add("--size", type=int, default=224, help="side of the images that the model receives, in pixels (default 224)")
-    add("--mean", type=_three_floats, default=IMAGENET_MEAN, metavar="R,G,B",
-        help="normalisation, for RGB in [0, 1] (default: ImageNet's)")
+    add(
+        "--mean",
+        type=_three_floats,
+        default=IMAGENET_MEAN,
+        metavar="R,G,B",
+        help="normalisation, for RGB in [0, 1] (default: ImageNet's)",
+    )
     add("--std", type=_three_floats, default=IMAGENET_STD, metavar="R,G,B")
     add("--colours", action="store_true", help="add the category colour: eleven names, computed from the pixels")
-    add("--convention", choices=CONVENTIONS, default="netdissect",
-        help="whose scores: the paper's (netdissect, default), or those of other tools")
-    add("--quantile", type=float, help="share of values above a unit's threshold (default: the convention's, mostly .005)")
+    add(
+        "--convention",
+        choices=CONVENTIONS,
+        default="netdissect",
+        help="whose scores: the paper's (netdissect, default), or those of other tools",
+    )
+    add(
+        "--quantile",
+        type=float,
+        help="share of values above a unit's threshold (default: the convention's, mostly .005)",
+    )
     for name, choices in CHOICES.items():
         add(f"--{name.replace('_', '-')}", choices=choices, help="one switch of the convention")
     add("--inclusive", action="store_true", default=None, help="count values equal to the threshold as above it")
@@ -72,7 +93,6 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="NAME", help="where the model runs, for example cuda (default: cpu)")
     add("--out", metavar="DIR", help="folder for the results (default: dissection-MODEL); it must not hold another run")
     add("--quiet", action="store_true", help="no progress bars")
-    # fmt: skip
 
 
 def _three_floats(text: str) -> tuple[float, ...]:
@@ -157,7 +177,9 @@ def _demo_dataset(options: argparse.Namespace) -> ConceptDataset:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netinterp_fast"
     root = cache / f"demo-{DEMO_VERSION}"
-    with tqdm(total=DEMO_IMAGES, desc="painting the demo pictures", unit="img", disable=options.quiet or root.exists()) as bar:
+    with tqdm(
+        total=DEMO_IMAGES, desc="painting the demo pictures", unit="img", disable=options.quiet or root.exists()
+    ) as bar:
         write_demo_dataset(root, progress=lambda done, total: bar.update(1))
     size, mean, std = _input_of(options)
     return open_dataset(root, size, mean=mean, std=std)
@@ -170,7 +192,8 @@ def _doctor(options: argparse.Namespace) -> int:
     if info["native_cpu"]:
         print(f"CPU kernels: built ({info['compiler']}); using {info['cpu_level']} of {', '.join(info['cpu_levels'])}")
     else:
-        print(f"CPU kernels: missing, {info['missing']['cpu']}. Ops run on the pure-torch reference, with the same results.")
+        print(f"CPU kernels: missing, {info['missing']['cpu']}.")
+        print("    ops run on the pure-torch reference, with the same results")
         print("    to get them: install a C++ compiler (Debian: apt-get install g++) and reinstall the package")
     if info["native_cuda"]:
         print("CUDA kernels: built and loaded")

@@ -18,7 +18,7 @@ struct AxisTable {
 // What one label layer says inside one coarse cell: segments [begin, end), and `rest` on all other pixels.
 // Concepts are numbered by where they stand in the image's own short list: counts of a few ids stay in the cache.
 struct CellLabels {
-  int32_t rest;   // an index into `listed`, below
+  int32_t rest;  // an index into `listed`, below
   int32_t begin;
   int32_t end;
 };
@@ -26,15 +26,15 @@ struct CellLabels {
 // The label layers of an image, cell by cell. A segment is an id with, in each row of pixels, one interval.
 struct LabelTable {
   int64_t layers;
-  int64_t max_rows;          // of a cell, rounded up to twice the lanes
-  const CellLabels* cells;   // [h, w, L]
+  int64_t max_rows;         // of a cell, rounded up to twice the lanes
+  const CellLabels* cells;  // [h, w, L]
   int64_t n_listed;
-  const int32_t* listed;     // [n_listed]: the ids that the image has; the first is 0
-  const int32_t* concept_of; // [segments]: an index into `listed`
-  const int16_t* intervals;  // [segments, 2, max_rows]: first pixel and one past the last; 0 0 where there is none
+  const int32_t* listed;      // [n_listed]: the ids that the image has; the first is 0
+  const int32_t* concept_of;  // [segments]: an index into `listed`
+  const int16_t* intervals;   // [segments, 2, max_rows]: first pixel and one past the last; 0 0 where there is none
 };
 
-constexpr int64_t kMaxPixels = 32767;    // of a side of the label grid, so that an int16 holds a column
+constexpr int64_t kMaxPixels = 32767;          // of a side of the label grid, so that an int16 holds a column
 constexpr int64_t kMaxNarrowConcepts = 32768;  // label rows are uint16 up to here, uint32 above
 
 // Pixels of a row of ids in 64 bits, a bit a byte.
@@ -44,21 +44,22 @@ constexpr int64_t kPixelsAWord = 64 / sizeof(Id);
 // Work on rows of concept ids.
 template <typename Id>
 struct LabelKernels {
-  // ids [L, layer_stride], n of them a layer: raises *largest to their largest, and returns whether an id other than 0 is
-  // at the same place in two layers. n is a multiple of 2 * kMaxLanes; the elements past the row's width are 0.
+  // ids [L, layer_stride], n of them a layer: raises *largest to their largest, and returns whether an id other than 0
+  // is at the same place in two layers. n is a multiple of 2 * kMaxLanes; the elements past the row's width are 0.
   bool (*check_row)(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest);
 
   // Removes from such a row what an earlier layer or `covering` [n_covering] says already.
   void (*drop_duplicates)(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
                           int64_t n_covering);
 
-  // Where rows [n_rows, stride] change, for the first n columns, as values that are 0 where they do not: `down` a column,
-  // `any_way` down it or to the right of its first pixel.
+  // Where rows [n_rows, stride] change, for the first n columns, as values that are 0 where they do not: `down` a
+  // column, `any_way` down it or to the right of its first pixel.
   void (*find_changes)(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, Id* down, Id* any_way);
 
-  // Where the pixels of a cell, rows [n_rows, stride] of which `pixels` each, have this id: sizeof(Id) bits a pixel. Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any
-  // is left.
-  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left, uint64_t* found);
+  // Where the pixels of a cell, rows [n_rows, stride] of which `pixels` each, have this id: sizeof(Id) bits a pixel.
+  // Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any is left.
+  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left,
+                  uint64_t* found);
 
   // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows], as columns counted
   // from x; begin = end for a row without. Returns whether some row has another run.

@@ -365,6 +365,7 @@ int64_t append_above(const float* values, int64_t n, int64_t* position, float bo
 }
 
 template <typename Id>
-constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>, take_id<Id>, take_intervals<Id>, find_runs<Id>};
+constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>,
+                                   take_id<Id>,   take_intervals<Id>,  find_runs<Id>};
 
 const Kernels table{LEVEL_NAME, LANES, kLabels<uint16_t>, kLabels<uint32_t>, tally_plane, maximum, append_above};

@@ -11,7 +11,8 @@
 
 namespace netinterp_fast {
 
-// Reads the label layers of one image, a band of rows at a time. Source is what they are stored as, Id what they become.
+// Reads the label layers of one image, a band of rows at a time. Source is what they are stored as, Id what they
+// become.
 template <typename Source, typename Id_>
 class RowReader {
  public:

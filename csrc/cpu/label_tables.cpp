@@ -4,8 +4,7 @@
 
 namespace netinterp_fast {
 
-AxisOwner::AxisOwner(const Axis& axis)
-    : axis(axis), first(axis.cells + 1, 0), weight(axis.pixels + kMaxLanes, 0.0f) {
+AxisOwner::AxisOwner(const Axis& axis) : axis(axis), first(axis.cells + 1, 0), weight(axis.pixels + kMaxLanes, 0.0f) {
   for (int64_t pixel = 0; pixel < axis.pixels; ++pixel) {
     const GridPoint point = grid_point(axis, pixel);
     weight[pixel] = point.weight;
@@ -19,8 +18,10 @@ AxisOwner::AxisOwner(const Axis& axis)
 
 AxisTable AxisOwner::table() const { return {axis.cells, axis.pixels, first.data(), weight.data()}; }
 
-LabelTable LabelOwner::table() const { return {layers, max_rows, cells.data(), static_cast<int64_t>(listed.size()), listed.data(), concept_of.data(),
-          intervals.data()}; }
+LabelTable LabelOwner::table() const {
+  return {layers,        max_rows,          cells.data(),    static_cast<int64_t>(listed.size()),
+          listed.data(), concept_of.data(), intervals.data()};
+}
 
 namespace {
 
@@ -29,9 +30,7 @@ template <typename Id>
 class CellReader {
  public:
   CellReader(LabelOwner& owner, int64_t max_rows, int64_t width)
-      : owner_(owner),
-        left_(max_rows * ((width - 1) / kPixels + 1)),
-        found_(left_.size()) {}
+      : owner_(owner), left_(max_rows * ((width - 1) / kPixels + 1)), found_(left_.size()) {}
 
   // A band of rows [n_rows, stride] of one layer, of which `width` columns are labels or padding.
   void start(const Id* rows, int64_t stride, int64_t n_rows, int64_t width) {
@@ -42,7 +41,8 @@ class CellReader {
 
   // The cell of the columns [x_begin, x_end).
   CellLabels read(int32_t x_begin, int32_t x_end) {
-    return is_uniform(x_begin, x_end) ? CellLabels{static_cast<int32_t>(rows_[x_begin]), 0, 0} : take_apart(x_begin, x_end);
+    return is_uniform(x_begin, x_end) ? CellLabels{static_cast<int32_t>(rows_[x_begin]), 0, 0}
+                                      : take_apart(x_begin, x_end);
   }
 
  private:
@@ -88,7 +88,7 @@ class CellReader {
   static constexpr int64_t kPixels = kPixelsAWord<Id>;
   static constexpr uint64_t kAllPixels = ~uint64_t{0};
   LabelOwner& owner_;
-  const Id* rows_ = nullptr;            // [n_rows, stride]
+  const Id* rows_ = nullptr;  // [n_rows, stride]
   int64_t stride_ = 0, n_rows_ = 0;
   std::vector<Id> changes_;             // [2, stride]: down, any way
   int64_t words_ = 0;                   // of a row of the cell

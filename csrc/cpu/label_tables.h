@@ -16,9 +16,9 @@ struct AxisOwner {
   AxisTable table() const;
 
   Axis axis;
-  int64_t max_pixels = 0;        // of a cell
-  std::vector<int32_t> first;    // [cells + 1]
-  std::vector<float> weight;     // [pixels + kMaxLanes]
+  int64_t max_pixels = 0;      // of a cell
+  std::vector<int32_t> first;  // [cells + 1]
+  std::vector<float> weight;   // [pixels + kMaxLanes]
 };
 
 // Owns what a LabelTable points to, for one image.
@@ -27,11 +27,11 @@ struct LabelOwner {
 
   int64_t layers = 0;
   int64_t max_rows = 0;
-  std::vector<CellLabels> cells;     // [h, w, L]
-  std::vector<int32_t> listed;       // [n_listed]
-  std::vector<int32_t> concept_of;   // [segments]
-  std::vector<int16_t> intervals;    // [segments, 2, max_rows]
-  std::vector<int64_t> covering;     // the distinct concepts of the whole image
+  std::vector<CellLabels> cells;    // [h, w, L]
+  std::vector<int32_t> listed;      // [n_listed]
+  std::vector<int32_t> concept_of;  // [segments]
+  std::vector<int16_t> intervals;   // [segments, 2, max_rows]
+  std::vector<int64_t> covering;    // the distinct concepts of the whole image
 };
 
 // labels integer [B, L, H, W], image_labels int64 [B, S] -> one table an image; complete only where bad says so.

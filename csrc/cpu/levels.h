@@ -5,7 +5,7 @@
 
 namespace netinterp_fast {
 
-std::vector<const char*> cpu_levels();   // what this machine can run, slowest first
-bool set_cpu_level(const char* name);    // false if it is not among them
+std::vector<const char*> cpu_levels();  // what this machine can run, slowest first
+bool set_cpu_level(const char* name);   // false if it is not among them
 
 }  // namespace netinterp_fast

@@ -69,8 +69,8 @@ bool all_maxima(const Scalar* acts, int64_t n_planes, int64_t cells, float* maxi
 }
 
 template <typename Scalar>
-void add_planes(const Scalar* acts, const float* maxima, int64_t n_images, int64_t n_units, int64_t cells,
-                int64_t keep, float* buffer, int64_t* count, float* bound) {
+void add_planes(const Scalar* acts, const float* maxima, int64_t n_images, int64_t n_units, int64_t cells, int64_t keep,
+                float* buffer, int64_t* count, float* bound) {
   torch::stable::parallel_for(0, n_units, 1 + 32768 / (n_images * cells + 1), [&](int64_t begin, int64_t end) {
     Planes<Scalar> planes(acts, cells);
     for (int64_t image = 0; image < n_images; ++image) {
@@ -114,8 +114,6 @@ Tensor top_quantile_update(const Tensor& acts, int64_t keep, Tensor buffer, Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(netinterp_fast, CPU, m) {
-  m.impl("top_quantile_update", TORCH_BOX(&top_quantile_update));
-}
+STABLE_TORCH_LIBRARY_IMPL(netinterp_fast, CPU, m) { m.impl("top_quantile_update", TORCH_BOX(&top_quantile_update)); }
 
 }  // namespace netinterp_fast

@@ -22,9 +22,9 @@ void tally_units(const Scalar* acts, const float* thresholds, bool inclusive, co
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t plane = image * n_units + unit;
         int64_t* counts = intersection + unit * n_concepts;
-        unit_area[plane] = kernels().tally_plane(planes[plane], thresholds[unit], inclusive, rows, columns,
-                                                 labels[image].table(), above.data(), lit.data(),
-                                                 listed_counts.data(), counts);
+        unit_area[plane] =
+            kernels().tally_plane(planes[plane], thresholds[unit], inclusive, rows, columns, labels[image].table(),
+                                  above.data(), lit.data(), listed_counts.data(), counts);
         for (int64_t id : labels[image].covering) counts[id] += unit_area[plane];
       }
     }
@@ -71,8 +71,6 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(netinterp_fast, CPU, m) {
-  m.impl("unit_concept_overlap", TORCH_BOX(&unit_concept_overlap));
-}
+STABLE_TORCH_LIBRARY_IMPL(netinterp_fast, CPU, m) { m.impl("unit_concept_overlap", TORCH_BOX(&unit_concept_overlap)); }
 
 }  // namespace netinterp_fast

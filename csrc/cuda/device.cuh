@@ -47,8 +47,7 @@ template <typename Key>
 __device__ __forceinline__ void warp_count(Key key, int64_t* counts) {
   const unsigned same = __match_any_sync(kAllLanes, key);
   if (key != 0 && lane_id() == __ffs(static_cast<int>(same)) - 1) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(counts + key),
-              static_cast<unsigned long long>(__popc(same)));
+    atomicAdd(reinterpret_cast<unsigned long long*>(counts + key), static_cast<unsigned long long>(__popc(same)));
   }
 }
 

@@ -40,13 +40,13 @@ __device__ __forceinline__ bool contains(const T* ids, int64_t n, int64_t stride
 // Writes the ids that count: 0 replaces an id out of range, one that an earlier layer of the same pixel has,
 // and one that covers the whole image. first_bad must hold kNoneBad twice beforehand.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) prepare_labels(
-    const T* __restrict__ labels,              // [B, L, H * W]
-    const int64_t* __restrict__ image_labels,  // [B, S]
-    LabelShape shape,
-    int32_t* __restrict__ pixel_ids,             // [B, L, H * W]
-    int32_t* __restrict__ image_ids,             // [B, S]
-    unsigned long long* __restrict__ first_bad)  // [2] flat indices into labels and image_labels
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    prepare_labels(const T* __restrict__ labels,              // [B, L, H * W]
+                   const int64_t* __restrict__ image_labels,  // [B, S]
+                   LabelShape shape,
+                   int32_t* __restrict__ pixel_ids,             // [B, L, H * W]
+                   int32_t* __restrict__ image_ids,             // [B, S]
+                   unsigned long long* __restrict__ first_bad)  // [2] flat indices into labels and image_labels
 {
   for (int64_t i = thread_in_grid(); i < shape.images * shape.pixels; i += threads_in_grid()) {
     const int64_t image = i / shape.pixels;
@@ -54,8 +54,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) prepare_labels(
     const int64_t* covering = image_labels + image * shape.image_labels;
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
       const int64_t index = pixel + layer * shape.pixels;
-      const int32_t id =
-          checked_id(static_cast<int64_t>(labels[index]), index, shape.concepts, &first_bad[0]);
+      const int32_t id = checked_id(static_cast<int64_t>(labels[index]), index, shape.concepts, &first_bad[0]);
       const bool repeated =
           contains(labels + pixel, layer, shape.pixels, id) || contains(covering, shape.image_labels, 1, id);
       pixel_ids[index] = repeated ? 0 : id;

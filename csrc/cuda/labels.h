@@ -17,20 +17,19 @@ struct PreparedLabels {
   }
 };
 
-inline PreparedLabels launch_prepare_labels(const Tensor& labels, const Tensor& image_labels,
-                                            int64_t n_concepts, cudaStream_t stream) {
+inline PreparedLabels launch_prepare_labels(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts,
+                                            cudaStream_t stream) {
   check_tensor(labels, "labels", 4, labels);
   check_tensor(image_labels, "image_labels", 2, labels, ScalarType::Long);
   STD_TORCH_CHECK(image_labels.size(0) == labels.size(0), "image_labels and labels must have the same B");
   STD_TORCH_CHECK(n_concepts >= 1 && n_concepts < int64_t{1} << 31, "n_concepts must be in [1, 2^31)");
 
-  const LabelShape shape{labels.size(0), labels.size(1), labels.size(2) * labels.size(3),
-                         image_labels.size(1), n_concepts};
+  const LabelShape shape{labels.size(0), labels.size(1), labels.size(2) * labels.size(3), image_labels.size(1),
+                         n_concepts};
   STD_TORCH_CHECK(shape.pixels < int64_t{1} << 30, "labels must have fewer than 2^30 pixels an image");
   PreparedLabels prepared{
       shape,
-      torch::stable::new_empty(labels, {shape.images, shape.layers, labels.size(2), labels.size(3)},
-                               ScalarType::Int),
+      torch::stable::new_empty(labels, {shape.images, shape.layers, labels.size(2), labels.size(3)}, ScalarType::Int),
       torch::stable::new_empty(labels, {shape.images, shape.image_labels}, ScalarType::Int),
       torch::stable::new_empty(labels, {2}, ScalarType::Long),
   };

@@ -22,8 +22,7 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
 inline unsigned grid_for(const Tensor& tensor, int64_t threads) {
   constexpr int64_t kBlocksPerMultiprocessor = 8;
   int multiprocessors = 0;
-  STD_CUDA_CHECK(
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, tensor.get_device()));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, tensor.get_device()));
   const int64_t needed = (threads + kThreads - 1) / kThreads;
   return static_cast<unsigned>(std::clamp(needed, int64_t{1}, multiprocessors * kBlocksPerMultiprocessor));
 }

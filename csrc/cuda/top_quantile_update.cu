@@ -24,8 +24,7 @@ Tensor top_quantile_update(Tensor acts, int64_t keep, Tensor buffer, Tensor coun
 
   dispatch_floating(acts, "acts", [&](const auto* type) {
     plane_maxima<<<grid_for(acts, images * units * kWarp), kThreads, 0, stream>>>(
-        elements(acts, type), images * units, plane_size, mutable_data<float>(maxima),
-        mutable_data<int32_t>(any_nan));
+        elements(acts, type), images * units, plane_size, mutable_data<float>(maxima), mutable_data<int32_t>(any_nan));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     append_largest<<<static_cast<unsigned>(units), kThreads, 0, stream>>>(
         elements(acts, type), static_cast<const float*>(maxima.const_data_ptr()),

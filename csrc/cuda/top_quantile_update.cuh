@@ -25,8 +25,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   for (int64_t plane = thread_in_grid() / kWarp; plane < planes; plane += n_warps) {
     const T* values = acts + plane * plane_size;
     float largest = to_float(values[0]);
-    for (int64_t i = lane_id(); i < plane_size; i += kWarp)
-      largest = max_or_nan(largest, to_float(values[i]));
+    for (int64_t i = lane_id(); i < plane_size; i += kWarp) largest = max_or_nan(largest, to_float(values[i]));
     for (int step = kWarp / 2; step > 0; step /= 2) {
       largest = max_or_nan(largest, __shfl_xor_sync(kAllLanes, largest, step));
     }
@@ -112,9 +111,7 @@ __device__ inline float cut_back(float* values, int64_t n, int64_t keep, Scratch
 }
 
 // Before `keep` values have been seen the bound is -inf and every value matters, -inf too.
-__device__ __forceinline__ bool matters(float value, float bound) {
-  return value > bound || bound == -INFINITY;
-}
+__device__ __forceinline__ bool matters(float value, float bound) { return value > bound || bound == -INFINITY; }
 
 // One block a unit. Changes nothing where any maximum is NaN.
 template <typename T>

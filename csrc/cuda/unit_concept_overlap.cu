@@ -27,10 +27,9 @@ AxisTables launch_fill_axis_tables(const Tensor& like, const Axis& y, const Axis
   return tables;
 }
 
-std::tuple<Tensor, Tensor> unit_concept_overlap(Tensor acts, Tensor thresholds, Tensor labels,
-                                                Tensor image_labels, int64_t n_concepts, bool inclusive,
-                                                double scale_y, double scale_x, double offset_y,
-                                                double offset_x, Tensor intersection) {
+std::tuple<Tensor, Tensor> unit_concept_overlap(Tensor acts, Tensor thresholds, Tensor labels, Tensor image_labels,
+                                                int64_t n_concepts, bool inclusive, double scale_y, double scale_x,
+                                                double offset_y, double offset_x, Tensor intersection) {
   check_tensor(acts, "acts", 4, acts);
   check_tensor(thresholds, "thresholds", 1, acts, ScalarType::Float);
   check_tensor(labels, "labels", 4, acts);
@@ -39,8 +38,7 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(Tensor acts, Tensor thresholds, 
   const int64_t height = labels.size(2), width = labels.size(3);
   STD_TORCH_CHECK(thresholds.size(0) == units, "thresholds must have the C of acts");
   STD_TORCH_CHECK(labels.size(0) == images, "labels must have the B of acts");
-  STD_TORCH_CHECK(intersection.size(0) == units && intersection.size(1) == n_concepts,
-                  "intersection must be [C, K]");
+  STD_TORCH_CHECK(intersection.size(0) == units && intersection.size(1) == n_concepts, "intersection must be [C, K]");
   STD_TORCH_CHECK(h >= 1 && w >= 1 && h * w < int64_t{1} << 30, "acts must have 1 to 2^30 cells a map");
   STD_TORCH_CHECK(height >= 1 && width >= 1, "labels must have at least one pixel");
   STD_TORCH_CHECK(scale_y > 0 && scale_x > 0, "the scales must be above 0");
@@ -55,11 +53,10 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(Tensor acts, Tensor thresholds, 
   const unsigned grid = grid_for(acts, std::max(images * units * kWarp, units));
   dispatch_floating(acts, "acts", [&](const auto* type) {
     tally_overlap<<<grid, kThreads, 0, stream>>>(
-        elements(acts, type), static_cast<const float*>(thresholds.const_data_ptr()), units,
-        static_cast<int>(h), static_cast<int>(w), inclusive,
-        static_cast<const int32_t*>(prepared.pixel_ids.const_data_ptr()),
-        static_cast<const int32_t*>(prepared.image_ids.const_data_ptr()), prepared.first_bad_data(),
-        prepared.shape, static_cast<int>(width), tables.y, tables.x, mutable_data<int64_t>(intersection),
+        elements(acts, type), static_cast<const float*>(thresholds.const_data_ptr()), units, static_cast<int>(h),
+        static_cast<int>(w), inclusive, static_cast<const int32_t*>(prepared.pixel_ids.const_data_ptr()),
+        static_cast<const int32_t*>(prepared.image_ids.const_data_ptr()), prepared.first_bad_data(), prepared.shape,
+        static_cast<int>(width), tables.y, tables.x, mutable_data<int64_t>(intersection),
         mutable_data<int64_t>(unit_area));
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -59,8 +59,8 @@ __device__ __forceinline__ Corners corners_of(const Plane<T>& plane, int y, int 
   const int upper = y * plane.w;
   const int lower = static_cast<int>(next_cell(y, plane.h)) * plane.w;
   const int right = static_cast<int>(next_cell(x, plane.w));
-  return {to_float(plane.values[upper + x]), to_float(plane.values[upper + right]),
-          to_float(plane.values[lower + x]), to_float(plane.values[lower + right])};
+  return {to_float(plane.values[upper + x]), to_float(plane.values[upper + right]), to_float(plane.values[lower + x]),
+          to_float(plane.values[lower + right])};
 }
 
 struct Threshold {
@@ -85,8 +85,8 @@ __device__ __forceinline__ int lane_with_item(int item, int end) {
 // One warp: calls visit(pixel, lit) for the pixels of every cell that can be lit, all lanes together.
 template <typename T, typename Visit>
 __device__ __forceinline__ void for_each_candidate(const Plane<T>& plane, const Threshold& threshold,
-                                                   const AxisTable& table_y, const AxisTable& table_x,
-                                                   int width, const Visit& visit) {
+                                                   const AxisTable& table_y, const AxisTable& table_x, int width,
+                                                   const Visit& visit) {
   const int n_cells = plane.h * plane.w;
   for (int first_cell = 0; first_cell < n_cells; first_cell += kWarp) {
     const int own_cell = first_cell + lane_id();
@@ -113,8 +113,7 @@ __device__ __forceinline__ void for_each_candidate(const Plane<T>& plane, const 
         const int pixel_x = table_x.first[x] + (item - begin) % columns;
         const Corners q = corners_of(plane, y, x);
         pixel = pixel_y * width + pixel_x;
-        lit = threshold.passed_by(
-            bilinear(q.a, q.b, q.c, q.d, table_y.weight[pixel_y], table_x.weight[pixel_x]));
+        lit = threshold.passed_by(bilinear(q.a, q.b, q.c, q.d, table_y.weight[pixel_y], table_x.weight[pixel_x]));
       }
       visit(pixel, lit);
     }
@@ -162,8 +161,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     if (lane_id() == 0) unit_area[pair] = area;
     for (int64_t s = lane_id(); s < shape.image_labels; s += kWarp) {
       const int32_t id = image_ids[image * shape.image_labels + s];
-      if (id != 0)
-        atomicAdd(reinterpret_cast<unsigned long long*>(row + id), static_cast<unsigned long long>(area));
+      if (id != 0) atomicAdd(reinterpret_cast<unsigned long long*>(row + id), static_cast<unsigned long long>(area));
     }
   }
 }

@@ -34,7 +34,6 @@ inline void check_tensor(const Tensor& tensor, const char* name, int64_t dim, co
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
 }
 
-
 // The element type of the pointer that a dispatch passes.
 template <typename Pointer>
 using ScalarOf = std::remove_const_t<std::remove_pointer_t<Pointer>>;

@@ -41,9 +41,7 @@ class ImageFolder(Dataset):
         """What the model receives of an RGB image: float32 [3, size, size]."""
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.ascontiguousarray(
-            np.asarray(image).transpose(2, 0, 1)
-        )  # in uint8: a quarter of the bytes
+        pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # in uint8: a quarter of the bytes
         mean, std = (np.array(v, dtype=np.float32).reshape(3, 1, 1) for v in (self.mean, self.std))
         normalised = pixels.astype(np.float32)  # by numpy, as torch would start threads for so little
         normalised /= 255

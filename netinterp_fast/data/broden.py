@@ -68,9 +68,7 @@ class BrodenDataset(ImageFolder):
         self._images = resolve_inside(self.root, "images")
         self.categories = _choose_categories(resolve_inside(self.root, "category.csv"), categories)
         label_file = resolve_inside(self.root, "label.csv")
-        self.concepts = _read_concepts(
-            label_file, self.categories, _read_coverage(self.root, self.categories)
-        )
+        self.concepts = _read_concepts(label_file, self.categories, _read_coverage(self.root, self.categories))
         self._ids = ConceptIds(self.concepts, f"{label_file} ({', '.join(self.categories)})")
 
         index_file = resolve_inside(self.root, "index.csv")
@@ -136,15 +134,11 @@ def _read_coverage(root: Path, categories: Sequence[str]) -> dict[tuple[str, int
             try:
                 coverage[category, label] = float(row["coverage"])
             except ValueError:
-                raise ValueError(
-                    f"{path}: coverage in row {n} is {row['coverage']!r}; expected a number"
-                ) from None
+                raise ValueError(f"{path}: coverage in row {n} is {row['coverage']!r}; expected a number") from None
     return coverage
 
 
-def _read_concepts(
-    path: Path, categories: Sequence[str], coverage: dict[tuple[str, int], float]
-) -> list[Concept]:
+def _read_concepts(path: Path, categories: Sequence[str], coverage: dict[tuple[str, int], float]) -> list[Concept]:
     """The concepts of label.csv that belong to one of `categories`, sorted by id."""
     concepts = []
     for n, row in enumerate(read_csv(path, ("number", "name", "category")), start=1):
@@ -155,9 +149,7 @@ def _read_concepts(
         for item in row["category"].split(";"):
             match = re.fullmatch(r"\s*([^()]+)\((\d+)\)\s*", item)
             if not match:
-                raise ValueError(
-                    f"{path}: category in row {n} is {row['category']!r}; expected name(number);..."
-                )
+                raise ValueError(f"{path}: category in row {n} is {row['category']!r}; expected name(number);...")
             if match[1] in categories:
                 extent[match[1]] = coverage.get((match[1], label), float(match[2]))
         if extent:

@@ -43,9 +43,7 @@ class CombinedDataset(Dataset):
                 new_ids.setdefault((concept.name, concept.category), len(new_ids) + 1)
         self.concepts = [Concept(i, name, category) for (name, category), i in new_ids.items()]
         dtype = smallest_dtype(len(self.concepts))
-        self._renumberings = [
-            _Renumbering(dataset, n, new_ids, dtype) for n, dataset in enumerate(datasets, start=1)
-        ]
+        self._renumberings = [_Renumbering(dataset, n, new_ids, dtype) for n, dataset in enumerate(datasets, start=1)]
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -74,9 +72,7 @@ class CombinedDataset(Dataset):
 class _Renumbering:
     """Replaces the ids of one data set by the combined ones, by a lookup table."""
 
-    def __init__(
-        self, dataset: ConceptDataset, number: int, new_ids: dict[tuple[str, str], int], dtype: np.dtype
-    ):
+    def __init__(self, dataset: ConceptDataset, number: int, new_ids: dict[tuple[str, str], int], dtype: np.dtype):
         self._ids = ConceptIds(dataset.concepts, f"data set {number}")
         self._table = np.zeros(self._ids.largest + 1, dtype=dtype)
         for concept in dataset.concepts:

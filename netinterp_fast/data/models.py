@@ -40,9 +40,7 @@ def load_model(spec: str, weights: str | os.PathLike | None = None) -> torch.nn.
     elif separator and source.endswith(".py"):
         model = _from_file(Path(source), name)
     else:
-        raise ValueError(
-            f"model is {spec!r}; expected demo, torchvision:<name> or path/to/file.py:<function>"
-        )
+        raise ValueError(f"model is {spec!r}; expected demo, torchvision:<name> or path/to/file.py:<function>")
     if weights is not None:
         _load_weights(model, Path(weights))
     return model.eval()
@@ -94,9 +92,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit the model: missing {_few(missing)}; unexpected {_few(unexpected)}"
-        )
+        raise ValueError(f"{path} does not fit the model: missing {_few(missing)}; unexpected {_few(unexpected)}")
     reshaped = [
         f"{key} {list(state[key].shape)} for {list(value.shape)}"
         for key, value in expected.items()

@@ -31,9 +31,7 @@ class Polygon:
     """A convex polygon; its corners in either direction of rotation."""
 
     def __init__(self, *points: tuple[float, float]):
-        area = sum(
-            x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True)
-        )
+        area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True))
         self.points = points if area >= 0 else points[::-1]
         xs, ys = zip(*points, strict=True)
         self.box = (min(xs), min(ys), max(xs), max(ys))
@@ -150,9 +148,7 @@ class Canvas:
         self.grain = rng.random((SIZE, SIZE)) * 2 - 1
         self.mottle = smooth_noise(rng)
 
-    def fill(
-        self, shape: Shape, surface: Surface, object: str | None = None, part: str | None = None
-    ) -> None:
+    def fill(self, shape: Shape, surface: Surface, object: str | None = None, part: str | None = None) -> None:
         """Paint `shape` with `surface`; pixels whose centre is inside become `part` of `object`."""
         x0, y0, x1, y1 = shape.box
         rows = slice(max(int(y0) - 1, 0), min(int(y1) + 2, SIZE))

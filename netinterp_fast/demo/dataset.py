@@ -76,9 +76,7 @@ def _holds(root: Path, marker: dict) -> bool:
             return True
     except (OSError, ValueError):
         pass
-    raise FileExistsError(
-        f"root is {os.fspath(root)!r}; it exists and does not hold the demo data set {marker}"
-    )
+    raise FileExistsError(f"root is {os.fspath(root)!r}; it exists and does not hold the demo data set {marker}")
 
 
 def _write_files(folder: Path, n_images: int, seed: int, progress: Callable[[int, int], None] | None) -> None:
@@ -144,8 +142,6 @@ def _write_statistics(folder: Path, pixels: np.ndarray) -> None:
         labels += rows
         first, last = rows[0]["number"], rows[-1]["number"]
         images = int(pixels[:, first : last + 1].any(1).sum())
-        categories.append(
-            {"name": category, "first": first, "last": last, "count": len(rows), "frequency": images}
-        )
+        categories.append({"name": category, "first": first, "last": last, "count": len(rows), "frequency": images})
     _write_csv(folder / "label.csv", ("number", "name", "category", "frequency", "coverage", "syns"), labels)
     _write_csv(folder / "category.csv", ("name", "first", "last", "count", "frequency"), categories)

@@ -71,9 +71,7 @@ def house(canvas: Canvas, x: float, y: float, size: float) -> None:
     canvas.fill(gable, roof, "house", "roof")
     door = x + half * rng.uniform(-0.55, 0.55)
     door_surface = Surface(shade_of(canvas, pick(canvas, ("brown", "green", "blue", "red"))), "wood")
-    canvas.fill(
-        rectangle(door - size * 0.08, y - size * 0.3, door + size * 0.08, y), door_surface, "house", "door"
-    )
+    canvas.fill(rectangle(door - size * 0.08, y - size * 0.3, door + size * 0.08, y), door_surface, "house", "door")
     glass = Surface(shade_of(canvas, pick(canvas, ("blue", "grey")), 30), "glass")
     for middle in (x - half * 0.6, x, x + half * 0.6):
         if abs(middle - door) > size * 0.18:
@@ -174,9 +172,7 @@ def car(canvas: Canvas, x: float, y: float, size: float) -> None:
 def boat(canvas: Canvas, x: float, y: float, size: float) -> None:
     rng = canvas.rng
     half, deck = size * rng.uniform(0.42, 0.55), y - size * 0.22
-    canvas.fill(
-        rectangle(x - 1, y - size, x + 1, deck), Surface(shade_of(canvas, "brown"), "wood"), "boat", "pole"
-    )
+    canvas.fill(rectangle(x - 1, y - size, x + 1, deck), Surface(shade_of(canvas, "brown"), "wood"), "boat", "pole")
     cloth = textured(canvas, "fabric", ("white", "white", "red", "orange", "yellow"), chance=0.4)
     side = pick(canvas, (-1, 1))
     ahead, behind, foot = x + side * 2, x - side * 2, deck - 3
@@ -398,9 +394,7 @@ def chair(canvas: Canvas, x: float, y: float, size: float) -> None:
     wood = Surface(shade_of(canvas, pick(canvas, ("brown", "black", "white"))), "wood")
     half = size * 0.25
     for leg in (-1, 1):
-        canvas.fill(
-            rectangle(x + leg * half - 1.5, y - size * 0.45, x + leg * half + 1.5, y), wood, "chair", "leg"
-        )
+        canvas.fill(rectangle(x + leg * half - 1.5, y - size * 0.45, x + leg * half + 1.5, y), wood, "chair", "leg")
     back = x + side * half
     canvas.fill(rectangle(back - 1.8, y - size, back + 1.8, y - size * 0.4), wood, "chair", "leg")
     cushion = textured(canvas, "fabric", chance=0.5)

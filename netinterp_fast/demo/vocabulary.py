@@ -102,6 +102,5 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 
 # (category, name) -> number >= 1, consecutive within a category; names are unique over all categories.
 NUMBERS: dict[tuple[str, str], int] = {
-    key: number
-    for number, key in enumerate(((c, name) for c, names in CATEGORIES.items() for name in names), start=1)
+    key: number for number, key in enumerate(((c, name) for c, names in CATEGORIES.items() for name in names), start=1)
 }

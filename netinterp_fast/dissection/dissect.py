@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from ..data.protocol import Concept, ConceptDataset, image_name, to_rgb
 from ..ops._grid import checked_placement
-from .conventions import Convention, get_convention
+from .conventions import get_convention
 from .recording import Recording
 from .results import Dissection, LayerDissection
-from .run_folder import finished_run, fingerprint
+from .run_folder import fingerprint, finished_run
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
 from .top_images import TopImages, TopMaps
@@ -53,7 +53,8 @@ def dissect(
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
     Each unit's activation maps are thresholded at T_k, the exact value that a fraction `quantile` of all its values
-    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same two passes.
+    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same two
+    passes.
 
     Args:
         model: any `nn.Module`; it is run in eval mode and left as it was.
@@ -62,8 +63,8 @@ def dissect(
         quantile: q; None takes the convention's (0.005 for all but "dissect", 0.01).
         iou_threshold: a unit is a detector when its best IoU is above this.
         convention: "netdissect" (the paper), "netdissect_lite", "dissect", "compexp" or "concept": see
-            `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive, unit_area_over,
-            mask_size) can be set alone here.
+            `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive,
+            unit_area_over, mask_size) can be set alone here.
         batch_size, num_workers: how the images are loaded.
         device: where the model runs; None leaves it where it is.
         top_images: how many images with the highest activation to keep for each unit.
@@ -71,8 +72,8 @@ def dissect(
         out: a folder for the results, their tables and the HTML report; written at the end, all or nothing.
         resume: if `out` holds the finished results of this very run (same weights, data and settings), return those. A
             folder that holds anything else is never written to: FileExistsError.
-        scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its cell i is
-            at offset + i * scale. Without, the map covers the image evenly.
+        scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its
+            cell i is at offset + i * scale. Without, the map covers the image evenly.
 
     Returns:
         A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.
@@ -80,8 +81,14 @@ def dissect(
     Raises:
         ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept.
     """
-    switches = dict(threshold_from=threshold_from, upsampling=upsampling, inclusive=inclusive)
-    switches |= dict(unit_area_over=unit_area_over, mask_size=mask_size, quantile=quantile)
+    switches = {
+        "threshold_from": threshold_from,
+        "upsampling": upsampling,
+        "inclusive": inclusive,
+        "unit_area_over": unit_area_over,
+        "mask_size": mask_size,
+        "quantile": quantile,
+    }
     run = _Run(
         model, dataset, layers, get_convention(convention, **switches), iou_threshold, batch_size, device, num_workers,
         top_images, progress, dict(scale_offset or {}),
@@ -240,11 +247,10 @@ class _Run:
             raise ValueError(f"images {first} to {first + labels.shape[0] - 1}: {error}") from None
         unknown = (batch.area.sum(0) > 0) & (self.category_of.to(self.device) == 0)
         if unknown.any():
-            image = int(batch.area[:, unknown].sum(1).nonzero()[0]) + first
-            raise ValueError(
-                f"image {image} ({image_name(self.dataset, image)}) has the label {int(unknown.nonzero()[0])}, which is "
-                "not the id of one of the data set's concepts"
-            )
+            label = int(unknown.nonzero()[0])
+            image = int(batch.area[:, label].nonzero()[0]) + first
+            name = image_name(self.dataset, image)
+            raise ValueError(f"image {image} ({name}) has the label {label}, which is not the id of a concept")
         return batch
 
     def _explained(self, layer: str, first: int, step: Callable):

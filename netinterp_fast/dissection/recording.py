@@ -32,8 +32,8 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
 class Recording:
     """Runs a model and hands the output of each named layer to a function, as float [B, C, h, w].
 
-    The outputs are seen one after another, while the model runs, so that they need not be held together; what comes after
-    the last of them is not computed. A layer that runs several times in a forward pass is seen the first time.
+    The outputs are seen one after another, while the model runs, so that they need not be held together; what comes
+    after the last of them is not computed. A layer that runs several times in a forward pass is seen the first time.
     Use as a context manager: the model is in eval mode inside, and as before afterwards.
     """
 

@@ -46,7 +46,8 @@ class LayerDissection:
     intersection     int64 [C, K]       sum over images of |M_k and L_c|
     unit_area        int64 [C, K]       |M_k| over the images that the convention counts for concept c
     concept_area     int64 [K]          |L_c| over all images
-    top_images       int64 [C, n]       images with the largest maximum of the unit, best first, -1 where there are fewer
+    top_images       int64 [C, n]       images with the largest maximum of the unit, best first, -1 where there are
+    fewer
     top_activations  float32 [C, n]     those maxima
     top_maps         float32 [C, n, h, w]   the unit's activation maps on them
 
@@ -125,8 +126,8 @@ class LayerDissection:
         return Placement(*scales, *offsets)
 
     def rows(self) -> list[dict]:
-        """One row a unit, best first, with NetDissect's column names: unit (from 1), category, label, score, and for each
-        category its best label, |L_c| (truth), |M_k| (activation), their intersection and iou."""
+        """One row a unit, best first, with NetDissect's column names: unit (from 1), category, label, score, and for
+        each category its best label, |L_c| (truth), |M_k| (activation), their intersection and iou."""
         best = {category: self.labels(category) for category in self.categories}
         found = sorted(self.labels(), key=lambda u: (-u.iou, u.unit))
         return [self._row(u, {category: labels[u.unit] for category, labels in best.items()}) for u in found]
@@ -208,8 +209,8 @@ class Dissection:
     ) -> Path:
         """Write everything into a folder, all or nothing: JSON and safetensors, no pickle; return the folder.
 
-        With `tables` and `report` the CSV tables and the HTML report go beside them. FileExistsError if the folder holds
-        something, unless `overwrite` is set and it is a saved dissection.
+        With `tables` and `report` the CSV tables and the HTML report go beside them. FileExistsError if the folder
+        holds something, unless `overwrite` is set and it is a saved dissection.
         """
         folder = Path(directory)
         if is_occupied(folder) and not (overwrite and (folder / MANIFEST).is_file()):
@@ -252,9 +253,12 @@ class Dissection:
             for name in _MAPS
         }
         pictures = {
-            f"thumbnail.{i}": torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for i, jpeg in self.thumbnails.items()
+            f"thumbnail.{i}": torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+            for i, jpeg in self.thumbnails.items()
         }
-        return {name: tensor.clone() for name, tensor in (tensors | pictures).items()}  # safetensors refuses shared memory
+        return {
+            name: tensor.clone() for name, tensor in (tensors | pictures).items()
+        }  # safetensors refuses shared memory
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> Dissection:

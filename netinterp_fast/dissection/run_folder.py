@@ -33,7 +33,8 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def finished_run(folder: Path, settings: dict, resume: bool) -> Dissection | None:
-    """The results in `folder` if they are those of a run with these settings and `resume` allows it; None if it is free.
+    """The results in `folder` if they are those of a run with these settings and `resume` allows it; None if it is
+    free.
 
     FileExistsError for a folder that holds anything else, naming what differs.
     """

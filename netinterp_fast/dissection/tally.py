@@ -54,8 +54,8 @@ def _resized(labels: torch.Tensor, side: int) -> torch.Tensor:
 class LayerTally:
     """Adds up one layer's masks against the labels, batch by batch.
 
-    A unit's area counts over different images for different concepts (`Convention.unit_area_over`), so it is summed over
-    groups of images: all of them, those of each category, or those of each concept.
+    A unit's area counts over different images for different concepts (`Convention.unit_area_over`), so it is summed
+    over groups of images: all of them, those of each category, or those of each concept.
     """
 
     def __init__(

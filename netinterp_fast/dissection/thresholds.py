@@ -25,9 +25,9 @@ def exact_fraction(quantile: float | Fraction | str) -> Fraction:
 class TopQuantile:
     """T_k for every unit: of its N values in descending order the one at index floor(q N).
 
-    So at most a fraction q of the values is strictly above T_k. Exact, and the same for any order of the batches and any
-    split into parts that are merged. Each unit keeps its m = floor(q N) + 1 largest values; once it has seen more, what
-    lies at or below the m-th largest cannot matter any more and is passed over at the speed of a compare.
+    So at most a fraction q of the values is strictly above T_k. Exact, and the same for any order of the batches and
+    any split into parts that are merged. Each unit keeps its m = floor(q N) + 1 largest values; once it has seen
+    more, what lies at or below the m-th largest cannot matter any more and is passed over at the speed of a compare.
 
     Args:
         n_units: C.
@@ -70,9 +70,7 @@ class TopQuantile:
         """
         n_new = acts.shape[0] * acts.shape[2] * acts.shape[3] if acts.dim() == 4 else 0
         if self.seen + n_new > self.n_values:
-            raise ValueError(
-                f"acts brings {n_new} values a unit to the {self.seen} seen; n_values is {self.n_values}"
-            )
+            raise ValueError(f"acts brings {n_new} values a unit to the {self.seen} seen; n_values is {self.n_values}")
         maxima = top_quantile_update(acts, self.keep, self._buffer, self._count, self._bound)
         if maxima.isnan().any():
             image, unit = maxima.isnan().nonzero()[0].tolist()

@@ -13,7 +13,8 @@ from ..ops._grid import Placement, half_pixel, upsample
 def placed(
     maps: torch.Tensor, size: tuple[int, int], kind: str, scale_offset: tuple[float, ...] | None = None
 ) -> tuple[torch.Tensor, Placement]:
-    """Maps [..., h, w] and where they lie on the label grid, such that the bilinear surface over them is S of this kind.
+    """Maps [..., h, w] and where they lie on the label grid, such that the bilinear surface over them is S of this
+    kind.
 
     Only "pil" with a map larger than the label grid costs anything: there the surface itself is computed.
     """

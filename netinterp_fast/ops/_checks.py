@@ -29,9 +29,7 @@ def check_tensor(
 
 def check_size(name: str, value: torch.Tensor, dim: int, expected: int, why: str) -> None:
     if value.shape[dim] != expected:
-        raise ValueError(
-            f"{name} has shape {list(value.shape)}; its dimension {dim} must be {expected}, {why}"
-        )
+        raise ValueError(f"{name} has shape {list(value.shape)}; its dimension {dim} must be {expected}, {why}")
 
 
 def check_labels(labels: object, image_labels: object, n_concepts: object, device: torch.device | None) -> torch.Tensor:

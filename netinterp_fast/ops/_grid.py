@@ -1,6 +1,7 @@
 """How label pixels fall on the coarse grid of an activation map, and the bilinear surface over it.
 
-The same operations in the same order as `csrc/core/bilinear.h`: that is what makes the masks identical on every backend.
+The same operations in the same order as `csrc/core/bilinear.h`: that is what makes the masks identical on every
+backend.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def grid_points(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For each label pixel of one axis: its cell, the next cell (int64 [pixels]) and the weight (float32 [pixels]).
 
-    Positions are clamped to the outermost centres and rounded to 2^-20 of a cell, which keeps the weight below 1 by enough
-    that no pixel exceeds its cell's largest corner in float32.
+    Positions are clamped to the outermost centres and rounded to 2^-20 of a cell, which keeps the weight below 1 by
+    enough that no pixel exceeds its cell's largest corner in float32.
     """
     pixel = torch.arange(pixels, dtype=torch.float64, device=device)
     position = ((pixel - offset) / scale).clamp(0.0, float(cells - 1))
@@ -68,7 +69,8 @@ def grid_points(
 def upsample(maps: torch.Tensor, size: tuple[int, int], placement: Placement) -> torch.Tensor:
     """The bilinear surface of float32 maps [..., h, w] on the label grid: [..., H, W]; a lerp of lerps, columns first.
 
-    a + w (b - a), not (1 - w) a + w b: equal corners give exactly their value, so a plateau at T is never lit by rounding.
+    a + w (b - a), not (1 - w) a + w b: equal corners give exactly their value, so a plateau at T is never lit by
+    rounding.
     """
     h, w = maps.shape[-2:]
     top, bottom, weight_y = grid_points(h, size[0], placement.scale_y, placement.offset_y, maps.device)

@@ -39,14 +39,12 @@ _OP = define_op(
 )
 
 
-def concept_area(
-    labels: torch.Tensor, n_concepts: int, *, image_labels: torch.Tensor | None = None
-) -> torch.Tensor:
+def concept_area(labels: torch.Tensor, n_concepts: int, *, image_labels: torch.Tensor | None = None) -> torch.Tensor:
     """|L_c| on each image: int64 [B, K], column 0 is 0.
 
     Args:
-        labels: uint8, int16, uint16, int32 or int64 [B, L, H, W]: concept ids, 0 = unlabelled; the same id in two layers
-            of one pixel counts once.
+        labels: uint8, int16, uint16, int32 or int64 [B, L, H, W]: concept ids, 0 = unlabelled; the same id in two
+            layers of one pixel counts once.
         n_concepts: K; ids lie in [0, K).
         image_labels: integer [B, S], concepts that cover the whole image, 0 = none.
 

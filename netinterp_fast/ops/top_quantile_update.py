@@ -40,8 +40,8 @@ def top_quantile_update(
 ) -> torch.Tensor:
     """Add the values of acts [B, C, h, w] to each unit's largest `keep` values, in place.
 
-    buffer float32 [C, 2 keep] holds count int64 [C] values a unit, in no order; the `keep` largest seen so far are always
-    among them. No value at or below bound float32 [C] can still matter; it starts at -inf.
+    buffer float32 [C, 2 keep] holds count int64 [C] values a unit, in no order; the `keep` largest seen so far are
+    always among them. No value at or below bound float32 [C] can still matter; it starts at -inf.
 
     Returns float32 [B, C], each unit's maximum on each image. Where one is NaN, nothing was added (for any unit).
     """

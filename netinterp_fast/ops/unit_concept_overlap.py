@@ -85,24 +85,24 @@ def unit_concept_overlap(
     Args:
         acts: float32, float16 or bfloat16 [B, C, h, w], the units' activation maps (narrow types are widened).
         thresholds: float32 [C]; +-inf allowed, NaN refused.
-        labels: uint8, int16, uint16, int32 or int64 [B, L, H, W]: concept ids, 0 = unlabelled. A pixel may carry up to L
-            concepts; the same id in two layers counts once.
+        labels: uint8, int16, uint16, int32 or int64 [B, L, H, W]: concept ids, 0 = unlabelled. A pixel may carry up
+            to L concepts; the same id in two layers counts once.
         n_concepts: K; ids lie in [0, K).
         image_labels: integer [B, S], concepts of whole images, 0 = none.
         inclusive: compare with >= instead of >.
         align_corners: outermost centres coincide, instead of equal areas with half-pixel centres.
-        scale_offset: (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of cell i is at offset + i * scale
-            (receptive-field centres); excludes align_corners.
+        scale_offset: (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of cell i is at offset + i *
+            scale (receptive-field centres); excludes align_corners.
         out: int64 [C, K] to add to in place, instead of a new tensor of zeros. Left as it was when an error is raised.
-        check_finite: refuse activations that are NaN or infinite, or whose range overflows float32. False skips the check
-            for callers that have made it.
+        check_finite: refuse activations that are NaN or infinite, or whose range overflows float32. False skips the
+            check for callers that have made it.
 
     Returns:
         `Overlap(intersection int64 [C, K], unit_area int64 [B, C])`; column 0 of intersection is 0.
 
     Raises:
-        TypeError, ValueError: for a wrong dtype, shape, device or value, naming the argument. Inside `torch.compile` the
-            checks of values (NaN, ids out of range) do not run; such ids are then counted nowhere.
+        TypeError, ValueError: for a wrong dtype, shape, device or value, naming the argument. Inside `torch.compile`
+            the checks of values (NaN, ids out of range) do not run; such ids are then counted nowhere.
     """
     check_tensor("acts", acts, "[B, C, h, w]", FLOATING)
     if 0 in acts.shape[2:]:

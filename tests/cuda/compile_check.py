@@ -128,9 +128,7 @@ def main() -> int:
         found = parse_ptxas(log)
         uses += found
         for use in found:
-            complaints += [
-                f"{source.name}: {use.kernel} on sm_{use.architecture}: {c}" for c in exceeded(use)
-            ]
+            complaints += [f"{source.name}: {use.kernel} on sm_{use.architecture}: {c}" for c in exceeded(use)]
         missing = set(ARCHITECTURES) - {use.architecture for use in found}
         complaints += [f"{source.name}: no kernel for sm_{architecture}" for architecture in sorted(missing)]
     print(table(uses))

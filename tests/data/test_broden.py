@@ -92,9 +92,7 @@ def test_image_is_resized_and_normalised(root):
 
 def test_primary_category(root):
     concepts = {c.name: c for c in BrodenDataset(root).concepts}
-    assert concepts["head"] == Concept(
-        300, "head", "object"
-    )  # by coverage, though part has the larger number
+    assert concepts["head"] == Concept(300, "head", "object")  # by coverage, though part has the larger number
     assert concepts["leg"].category == "part"  # no coverage is known: by the number
     assert concepts["wheel"].category == "object"  # equal: the first
     assert "-" not in concepts
@@ -105,15 +103,11 @@ def test_primary_category(root):
 
 def test_categories(root):
     data = BrodenDataset(root, categories=["part"])
-    assert {c.name: c.category for c in data.concepts} == dict.fromkeys(
-        ["leg", "head", "eye", "wheel"], "part"
-    )
+    assert {c.name: c.category for c in data.concepts} == dict.fromkeys(["leg", "head", "eye", "wheel"], "part")
     _, labels, image_labels = data[0]
     assert np.array_equal(labels, np.stack([PARTS, FINE_PARTS]))
     assert image_labels.shape == (0,)
-    with pytest.raises(
-        ValueError, match=r"categories is \['parts'\]; .*category.csv has object, part, scene"
-    ):
+    with pytest.raises(ValueError, match=r"categories is \['parts'\]; .*category.csv has object, part, scene"):
         BrodenDataset(root, categories=["parts"])
 
 

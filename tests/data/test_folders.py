@@ -77,9 +77,7 @@ def test_label_of_another_size(root, write_image):
 
 def test_unknown_id(root, write_image):
     write_image(root / "labels" / "b.png", LABELS + np.uint8(4))
-    with pytest.raises(
-        ValueError, match=r"labels/b.png holds the label 4, which .*classes.csv does not define"
-    ):
+    with pytest.raises(ValueError, match=r"labels/b.png holds the label 4, which .*classes.csv does not define"):
         SegmentationFolder(root)[1]
 
 

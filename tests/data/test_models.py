@@ -107,9 +107,7 @@ def test_weights_that_do_not_fit(file, state, tmp_path):
     path = tmp_path / "w.safetensors"
     del state["0.bias"]
     save_file(state | {f"extra{i}": torch.zeros(1) for i in range(6)}, path)
-    with pytest.raises(
-        ValueError, match=r"missing 0.bias; unexpected extra0, extra1, extra2, extra3 and 2 more"
-    ):
+    with pytest.raises(ValueError, match=r"missing 0.bias; unexpected extra0, extra1, extra2, extra3 and 2 more"):
         load_model(f"{file}:net", weights=path)
     save_file(state | {"0.bias": torch.zeros(9)}, path)
     with pytest.raises(ValueError, match=r"wrong shapes 0.bias \[9\] for \[4\]"):
@@ -129,9 +127,7 @@ def test_pickled_objects_are_refused(file, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("w.safetensors", b"x" * 50), ("w.pt", b"x" * 50), ("w.pt", b"")]
-)
+@pytest.mark.parametrize(("name", "content"), [("w.safetensors", b"x" * 50), ("w.pt", b"x" * 50), ("w.pt", b"")])
 def test_damaged_weights(file, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}' cannot be read"):
@@ -159,9 +155,7 @@ def test_demo_model(monkeypatch):
 
 def test_torchvision_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(
-        ImportError, match=r"torchvision:resnet18 needs torchvision .*pip install torchvision"
-    ):
+    with pytest.raises(ImportError, match=r"torchvision:resnet18 needs torchvision .*pip install torchvision"):
         load_model("torchvision:resnet18")
 
 
@@ -169,12 +163,8 @@ def test_torchvision_missing(monkeypatch):
 def torchvision():
     """torchvision, where installed. Without its operators it imports once two of them have a schema."""
     with contextlib.suppress(RuntimeError):
-        torch.library.define(
-            "torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-        torch.library.define(
-            "torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return pytest.importorskip("torchvision")
 
 

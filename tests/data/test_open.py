@@ -40,9 +40,7 @@ def test_unknown(tmp_path, write_image):
     with pytest.raises(ValueError, match=r"index\.csv.*classes\.csv.*one subfolder of images a label"):
         open_dataset(tmp_path)
     write_image(tmp_path / "images" / "a.png", PICTURE)
-    write_image(
-        tmp_path / "labels" / "a.png", ZEROS
-    )  # a segmentation folder without classes.csv, no textures
+    write_image(tmp_path / "labels" / "a.png", ZEROS)  # a segmentation folder without classes.csv, no textures
     with pytest.raises(ValueError, match="no data set of a known format"):
         open_dataset(tmp_path)
     with pytest.raises(FileNotFoundError, match="expected an existing folder"):

@@ -28,9 +28,7 @@ def test_the_shipped_weights_are_small_and_ready(model):
 def test_layers_are_non_negative_maps(model):
     seen = {}
     handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: seen.setdefault(name, out)
-        )
+        model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, out))
         for name in DEMO_LAYERS
     ]
     with torch.no_grad():

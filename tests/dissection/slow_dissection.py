@@ -42,11 +42,7 @@ def axis_weights(cells: int, pixels: int) -> np.ndarray:
 
 
 def bilinear(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return (
-        axis_weights(plane.shape[0], size[0])
-        @ plane.astype(np.float64)
-        @ axis_weights(plane.shape[1], size[1]).T
-    )
+    return axis_weights(plane.shape[0], size[0]) @ plane.astype(np.float64) @ axis_weights(plane.shape[1], size[1]).T
 
 
 def pil(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -57,9 +53,7 @@ def zero_padded(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, columns = ((2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1 for side in size)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
     maps = torch.from_numpy(plane).double()[None, None]
-    return F.grid_sample(maps, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[
-        0, 0
-    ].numpy()
+    return F.grid_sample(maps, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0].numpy()
 
 
 SURFACES = {"bilinear": bilinear, "pil": pil, "zero_padded": zero_padded}
@@ -78,14 +72,10 @@ def tallies(
 ) -> Tallies:  # fmt: skip
     """acts float32 [N, C, h, w]; quantile a fraction such as "1/20"."""
     acts = acts.numpy()
-    labels = [
-        s.labels.numpy() if mask_size is None else nearest(s.labels.numpy(), mask_size) for s in samples
-    ]
+    labels = [s.labels.numpy() if mask_size is None else nearest(s.labels.numpy(), mask_size) for s in samples]
     size = labels[0].shape[1:]
     n_images, n_units = acts.shape[:2]
-    surfaces = np.array(
-        [[SURFACES[upsampling](acts[n, c], size) for c in range(n_units)] for n in range(n_images)]
-    )
+    surfaces = np.array([[SURFACES[upsampling](acts[n, c], size) for c in range(n_units)] for n in range(n_images)])
     thresholds, ties = np.zeros(n_units), np.zeros(n_units, int)
     lit = np.zeros((n_images, n_units, *size), bool)
     for unit in range(n_units):
@@ -93,9 +83,7 @@ def tallies(
         thresholds[unit] = np.sort(values)[::-1][math.floor(Fraction(quantile) * len(values))]
         above = np.greater_equal if inclusive else np.greater
         lit[:, unit] = above(surfaces[:, unit], thresholds[unit])
-        ties[unit] = np.isclose(
-            surfaces[:, unit], thresholds[unit], rtol=0, atol=1e-6 * np.abs(values).max()
-        ).sum()
+        ties[unit] = np.isclose(surfaces[:, unit], thresholds[unit], rtol=0, atol=1e-6 * np.abs(values).max()).sum()
 
     category_of = {c.id: c.category for c in concepts}
     n_columns = max(category_of) + 1
@@ -108,11 +96,7 @@ def tallies(
     )
     for n, sample in enumerate(samples):
         whole = set(sample.image_labels.tolist())
-        at = {
-            (y, x): (whole | set(labels[n][:, y, x].tolist())) - {0}
-            for y in range(size[0])
-            for x in range(size[1])
-        }
+        at = {(y, x): (whole | set(labels[n][:, y, x].tolist())) - {0} for y in range(size[0]) for x in range(size[1])}
         present = set().union(*at.values())
         for concept in present:
             pixels = [pixel for pixel, here in at.items() if concept in here]

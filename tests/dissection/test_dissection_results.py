@@ -235,9 +235,7 @@ DAMAGE = {
     "layers a number": lambda f: damage_json(f, layers=3),
     "concepts short": lambda f: damage_json(f, concepts=[[1, "a"]]),
     "no settings": lambda f: (f / "dissection.json").write_text(
-        json.dumps(
-            {k: v for k, v in json.loads((f / "dissection.json").read_text()).items() if k != "settings"}
-        )
+        json.dumps({k: v for k, v in json.loads((f / "dissection.json").read_text()).items() if k != "settings"})
     ),
     "image names not numbers": lambda f: damage_json(f, image_names={"x": "y"}),
     "tensors missing": lambda f: (f / "dissection.safetensors").unlink(),
@@ -277,9 +275,7 @@ class Counting(torch.nn.Module):
 
 def run(model, out, dataset=None, **changes):
     settings = {"quantile": 0.1, "progress": False, "batch_size": 4} | changes
-    return dissect(
-        model, dataset or TinyDataset(), settings.pop("layers", ["inner.relu"]), out=out, **settings
-    )
+    return dissect(model, dataset or TinyDataset(), settings.pop("layers", ["inner.relu"]), out=out, **settings)
 
 
 def contents(folder):
@@ -303,9 +299,7 @@ def test_out_is_written_once_and_read_afterwards(tmp_path):
     assert_same(again, result)
     assert contents(out) == before
     assert_same(Dissection.load(out), result)
-    run(
-        model, out, batch_size=2, progress=False, num_workers=1
-    )  # how images are loaded is no setting of the run
+    run(model, out, batch_size=2, progress=False, num_workers=1)  # how images are loaded is no setting of the run
     assert model.calls == 4
 
 
@@ -364,9 +358,7 @@ def test_out_that_holds_something_else_is_left_untouched(tmp_path, kind):
         out.mkdir()
     (out / "thesis.txt" if kind == "folder" else out).write_text("years of work")
     before, model = contents(tmp_path), Counting()
-    with pytest.raises(
-        FileExistsError, match="mine is not empty and holds no dissection; choose another folder"
-    ):
+    with pytest.raises(FileExistsError, match="mine is not empty and holds no dissection; choose another folder"):
         run(model, out)
     assert model.calls == 0
     assert contents(tmp_path) == before

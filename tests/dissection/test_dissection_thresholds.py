@@ -73,9 +73,7 @@ def test_any_order_of_any_batches(implementation, name):
 
 @pytest.mark.parametrize("quantile", [0, 0.05, 0.4, 0.95])  # with .95 no part ever fills
 @pytest.mark.parametrize("name", ["gaussian", "ties", "infinite", "-inf alone"])
-@pytest.mark.parametrize(
-    "bounds", [(0, 10, 20), (0, 1, 20), (0, 19, 20), (0, 0, 20), (0, 20, 20), (0, 4, 5, 13, 20)]
-)
+@pytest.mark.parametrize("bounds", [(0, 10, 20), (0, 1, 20), (0, 19, 20), (0, 0, 20), (0, 20, 20), (0, 4, 5, 13, 20)])
 def test_parts_merge(implementation, name, quantile, bounds):
     acts = DATA[name]
     parts = []

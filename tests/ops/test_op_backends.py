@@ -49,9 +49,7 @@ def test_use_backend_refuses_other_names(value):
 @pytest.mark.parametrize(("backend", "calls"), [("reference", 1), pytest.param("native", 0, marks=native)])
 def test_the_backend_decides_what_runs(monkeypatch, backend, calls):
     reference, seen = _library.reference("concept_area"), []
-    monkeypatch.setitem(
-        _library._references, "concept_area", lambda *args: seen.append(args) or reference(*args)
-    )
+    monkeypatch.setitem(_library._references, "concept_area", lambda *args: seen.append(args) or reference(*args))
     with use_backend(backend):
         assert area() == [[0, 1, 1]]
     assert len(seen) == calls
@@ -81,9 +79,7 @@ def test_why_not_is_none_where_the_native_kernel_serves(op):
 
 
 def test_why_not_refuses_other_names():
-    with pytest.raises(
-        ValueError, match="op is 'overlap'; the ops are concept_area, top_quantile_update, unit_con"
-    ):
+    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, top_quantile_update, unit_con"):
         why_not("overlap")
 
 
@@ -154,9 +150,7 @@ def test_environment_variables_with_wrong_values(variable, value, message):
 def test_without_the_native_object_one_warning_and_the_same_results(tmp_path):
     """The Python files alone, as on a machine without a compiler."""
     source = Path(netinterp_fast.__file__).parent
-    shutil.copytree(
-        source, tmp_path / source.name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "demo")
-    )
+    shutil.copytree(source, tmp_path / source.name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "demo"))
     script = """
 import sys, warnings
 sys.path.insert(0, sys.argv[1])

@@ -18,18 +18,16 @@ def with_whole_image_labels():
 CASES = {
     "typical": overlap_case(size=(13, 9)),
     "whole-image labels, also in the maps": with_whole_image_labels(),
-    "each pixel its own id": overlap_case(
-        images=1, layers=2, image_labels=0, size=(14, 11), n_concepts=309
-    )._replace(labels=torch.arange(1, 309).flip(0).view(1, 2, 14, 11)),
+    "each pixel its own id": overlap_case(images=1, layers=2, image_labels=0, size=(14, 11), n_concepts=309)._replace(
+        labels=torch.arange(1, 309).flip(0).view(1, 2, 14, 11)
+    ),
     "one pixel": overlap_case(size=(1, 1)),
     "many layers": overlap_case(layers=9, image_labels=12, n_concepts=40, size=(5, 5)),
     "no images": overlap_case(images=0),
     "no layers": overlap_case(layers=0, size=(3, 4)),
     "no image labels": overlap_case(image_labels=0, size=(3, 4)),
     "one concept": overlap_case(n_concepts=1, size=(3, 4)),
-    **{
-        f"labels {d}": overlap_case(label_dtype=d, n_concepts=n, size=(7, 8)) for d, n in LABEL_DTYPES.items()
-    },
+    **{f"labels {d}": overlap_case(label_dtype=d, n_concepts=n, size=(7, 8)) for d, n in LABEL_DTYPES.items()},
 }
 
 
@@ -50,18 +48,14 @@ def test_small_table_worked_out_by_hand(implementation):
 @pytest.mark.parametrize("view", [lambda t: t.mT, lambda t: t[..., ::2], lambda t: t[:, 1:]])
 def test_any_memory_layout(implementation, view):
     labels = view(overlap_case().labels)
-    assert torch.equal(
-        concept_area(labels, 12), concept_area(labels.clone(memory_format=torch.contiguous_format), 12)
-    )
+    assert torch.equal(concept_area(labels, 12), concept_area(labels.clone(memory_format=torch.contiguous_format), 12))
 
 
 def test_is_the_overlap_with_a_unit_that_is_lit_everywhere(implementation):
     from netinterp_fast.ops import unit_concept_overlap
 
     case = overlap_case(images=4)
-    lit = unit_concept_overlap(
-        torch.ones(4, 1, 1, 1), torch.zeros(1), case.labels, 12, image_labels=case.image_labels
-    )
+    lit = unit_concept_overlap(torch.ones(4, 1, 1, 1), torch.zeros(1), case.labels, 12, image_labels=case.image_labels)
     area = concept_area(case.labels, 12, image_labels=case.image_labels)
     assert torch.equal(lit.intersection[0], area.sum(0))
 

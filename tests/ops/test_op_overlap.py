@@ -19,9 +19,7 @@ def in_range(case) -> bool:
 def ragged_noise(layers=2, size=(14, 11), coarse=(5, 4)):
     """Each pixel of each layer carries an id of its own."""
     n = layers * size[0] * size[1]
-    case = overlap_case(
-        images=1, units=6, layers=layers, image_labels=0, coarse=coarse, size=size, n_concepts=n + 1
-    )
+    case = overlap_case(images=1, units=6, layers=layers, image_labels=0, coarse=coarse, size=size, n_concepts=n + 1)
     ids = torch.randperm(n, generator=torch.Generator().manual_seed(7)) + 1
     return case._replace(labels=ids.view(1, layers, *size))
 
@@ -80,9 +78,7 @@ def tally_before(case):
 
 def run(case, **changes):
     keywords = {"image_labels": case.image_labels, "inclusive": case.inclusive, "scale_offset": case[6:10]}
-    return unit_concept_overlap(
-        case.acts, case.thresholds, case.labels, case.n_concepts, **keywords | changes
-    )
+    return unit_concept_overlap(case.acts, case.thresholds, case.labels, case.n_concepts, **keywords | changes)
 
 
 def assert_overlap(got, intersection, unit_area):
@@ -243,9 +239,7 @@ def test_out_adds_up_over_batches(implementation):
     out = torch.zeros_like(whole.intersection)
     areas = []
     for batch in (slice(0, 2), slice(2, 2), slice(2, 5)):
-        part = case._replace(
-            acts=case.acts[batch], labels=case.labels[batch], image_labels=case.image_labels[batch]
-        )
+        part = case._replace(acts=case.acts[batch], labels=case.labels[batch], image_labels=case.image_labels[batch])
         areas.append(run(part, out=out).unit_area)
     assert_overlap(whole, out, torch.cat(areas))
 

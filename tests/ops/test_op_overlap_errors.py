@@ -117,9 +117,7 @@ def test_the_good_arguments_are_good(implementation):
 
 SIGNED = [dtype for dtype in LABEL_DTYPES if torch.iinfo(dtype).min < 0]
 OUTSIDE = [(dtype, -1) for dtype in SIGNED] + [(dtype, torch.iinfo(dtype).min) for dtype in SIGNED]
-OUTSIDE += [(dtype, 5) for dtype in LABEL_DTYPES] + [
-    (dtype, torch.iinfo(dtype).max) for dtype in LABEL_DTYPES
-]
+OUTSIDE += [(dtype, 5) for dtype in LABEL_DTYPES] + [(dtype, torch.iinfo(dtype).max) for dtype in LABEL_DTYPES]
 OUTSIDE += [(torch.int32, 2**16 + 1), (torch.int64, 2**32 + 1)]  # 1 if cut to 16 or 32 bits
 
 

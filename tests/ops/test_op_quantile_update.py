@@ -16,9 +16,7 @@ def test_keeps_the_largest_values(implementation, name):
     for n_seen, acts in enumerate(batches, start=1):
         maxima = top_quantile_update(acts, keep, *state)
         assert maxima.dtype == torch.float32
-        assert torch.equal(
-            maxima, acts.float().flatten(2).amax(2) if acts.numel() else torch.empty(acts.shape[:2])
-        )
+        assert torch.equal(maxima, acts.float().flatten(2).amax(2) if acts.numel() else torch.empty(acts.shape[:2]))
         seen = torch.cat([acts.float().transpose(0, 1).flatten(1) for acts in batches[:n_seen]], dim=1)
         expected = [sorted(values, reverse=True)[:keep] for values in seen.tolist()]
         assert state.largest(keep) == expected

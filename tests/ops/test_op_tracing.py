@@ -44,9 +44,7 @@ def test_compiled_overlap(compiled, name):
     case = OVERLAPS[name]
 
     def tally(acts, thresholds, labels, image_labels):
-        overlap = unit_concept_overlap(
-            acts * 2, thresholds, labels, 12, image_labels=image_labels, check_finite=False
-        )
+        overlap = unit_concept_overlap(acts * 2, thresholds, labels, 12, image_labels=image_labels, check_finite=False)
         return overlap.intersection + 1, overlap.unit_area.sum(0)
 
     expected = tally(*case[:4])
@@ -58,9 +56,7 @@ def test_compiled_overlap_adds_to_out(compiled):
     case = OVERLAPS["typical"]
 
     def tally(acts, out):
-        return unit_concept_overlap(
-            acts, case.thresholds, case.labels, 12, out=out, check_finite=False
-        ).unit_area
+        return unit_concept_overlap(acts, case.thresholds, case.labels, 12, out=out, check_finite=False).unit_area
 
     out, plain = (torch.zeros(5, 12, dtype=torch.int64) for _ in range(2))
     assert torch.equal(compiled(tally)(case.acts, out), tally(case.acts, plain))
@@ -87,9 +83,7 @@ def test_compiled_top_quantile_update(compiled):
 
 def test_one_compilation_serves_other_sizes(compiled):
     """With dynamic shapes: the op's schema and fake are symbolic."""
-    area = torch.compile(
-        lambda labels: concept_area(labels, 12), fullgraph=True, backend="eager", dynamic=True
-    )
+    area = torch.compile(lambda labels: concept_area(labels, 12), fullgraph=True, backend="eager", dynamic=True)
     for images in (2, 3, 5):
         labels = torch.arange(images * 30).view(images, 1, 5, 6) % 12
         assert torch.equal(area(labels), concept_area(labels, 12))

@@ -72,9 +72,7 @@ class Page:
         )
 
     def texts(self, selector):
-        return self.js(
-            "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-        )
+        return self.js("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
     @property
     def units(self):
@@ -90,9 +88,7 @@ class Page:
         events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         assert self.index.with_name("data").as_uri() + "/layer_0.js" in urls
-        assert all(
-            url.startswith((self.index.parent.as_uri(), "data:,", "about:", "chrome:")) for url in urls
-        )
+        assert all(url.startswith((self.index.parent.as_uri(), "data:,", "about:", "chrome:")) for url in urls)
         assert self.js("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
@@ -256,9 +252,7 @@ def test_hostile_names_are_only_text(open_page, make_dissection, make_layer):
 
 @pytest.mark.parametrize("width", [390, 320, 700, 1280])
 def test_no_sideways_scrolling(open_page, make_dissection, make_layer, width):
-    concepts = [
-        Concept(i, f"a_long_concept_name-{i}" * (1 + i % 3), f"category{i % 6}") for i in range(1, 61)
-    ]
+    concepts = [Concept(i, f"a_long_concept_name-{i}" * (1 + i % 3), f"category{i % 6}") for i in range(1, 61)]
     names = ["features.stage4.block23.conv_with_a_name_that_goes_on_and_on", "b"]
     layers = [make_layer(name, [{i: 30} for i in range(1, 61)], concepts, n_top=9) for name in names]
     page = open_page(make_dissection(*layers, weights="0123456789abcdef" * 12))
