@@ -24,6 +24,19 @@ namespace baseline {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #  define NIF_X86_LEVELS 1
 
+// For each set of lanes of an eight-lane vector, its members in order: AVX2 has no instruction that packs them.
+struct LanesInOrder {
+  constexpr LanesInOrder() : of() {
+    for (int set = 0; set < 256; ++set) {
+      for (int lane = 0, n = 0; lane < 8; ++lane) {
+        if (set >> lane & 1) of[set][n++] = lane;
+      }
+    }
+  }
+  int32_t of[256][8];
+};
+constexpr LanesInOrder kLanesInOrder;
+
 #  pragma GCC push_options
 #  pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
 namespace avx2 {

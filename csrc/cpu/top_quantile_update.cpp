@@ -73,16 +73,15 @@ void add_planes(const Scalar* acts, const float* maxima, int64_t n_images, int64
                 float* buffer, int64_t* count, float* bound) {
   torch::stable::parallel_for(0, n_units, 1 + 32768 / (n_images * cells + 1), [&](int64_t begin, int64_t end) {
     Planes<Scalar> planes(acts, cells);
-    for (int64_t image = 0; image < n_images; ++image) {
-      for (int64_t unit = begin; unit < end; ++unit) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      Held held{buffer + unit * 2 * keep, keep, count[unit], bound[unit]};
+      for (int64_t image = 0; image < n_images; ++image) {
         const int64_t plane = image * n_units + unit;
         // Skips most planes without reading them again; while there is no bound, everything counts.
-        if (maxima[plane] <= bound[unit] && !std::isinf(bound[unit])) continue;
-        Held held{buffer + unit * 2 * keep, keep, count[unit], bound[unit]};
-        held.add(planes[plane], cells);
-        count[unit] = held.count;
-        bound[unit] = held.bound;
+        if (maxima[plane] > held.bound || std::isinf(held.bound)) held.add(planes[plane], cells);
       }
+      count[unit] = held.count;
+      bound[unit] = held.bound;
     }
   });
 }
