@@ -142,10 +142,10 @@ bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id 
   uint64_t any_left = 0;
   for (int64_t y = 0; y < n_rows; ++y) {
     for (int64_t word = 0; word < words; ++word, ++left, ++found) {
-      const int64_t first = word * kPixelsAWord<Id>;
+      const Id* pixel = rows + y * stride + word * kPixelsAWord<Id>;
       uint64_t same = 0;
-      for (int64_t x = 0; x < kPixelsAWord<Id> && first + x < pixels; x += kVector) {
-        same |= byte_bits((Bytes)(load(rows + y * stride + first + x) == id)) << (x * sizeof(Id));
+      for (int64_t x = 0; x < kPixelsAWord<Id>; x += kVector) {
+        same |= byte_bits((Bytes)(load(pixel + x) == id)) << (x * sizeof(Id));
       }
       *found = same & *left;
       *left &= ~same;
@@ -222,7 +222,11 @@ inline int64_t light_cell(float a, float b, float c, float d, float threshold, c
     const Floats right = b + wy * (d - b);
     const Floats rise = right - left;
     Ints n{};
-    if (any(lit<Inclusive>(larger(left, right), level))) {
+    const Ints left_lit = lit<Inclusive>(left, level), right_lit = lit<Inclusive>(right, level);
+    if (!any(~(left_lit & right_lit))) {
+      n += x_end - x_begin;
+    } else if (any(left_lit | right_lit)) {
+#pragma GCC unroll 4
       for (int32_t x = x_begin; x < x_end; ++x) n -= lit<Inclusive>(left + rise * weight_x[x], level);
     }
     n &= lane_index() + static_cast<int32_t>(y) < static_cast<int32_t>(n_rows);
