@@ -4,6 +4,7 @@
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t UInts __attribute__((vector_size(4 * LANES)));
+typedef uint32_t FourUInts __attribute__((vector_size(16)));
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));      // twice as many
 typedef int16_t HalfShorts __attribute__((vector_size(2 * LANES)));  // as many
 typedef char Bytes __attribute__((vector_size(4 * LANES)));
@@ -65,11 +66,14 @@ inline void for_each_lane(Mask mask, const F& f) {
 }
 
 inline int64_t sum(UInts v) {
-  uint32_t lanes[LANES];
-  store(lanes, v);
-  uint32_t total = 0;
-  for (int lane = 0; lane < LANES; ++lane) total += lanes[lane];
-  return total;
+  FourUInts parts[LANES / 4];
+  __builtin_memcpy(parts, &v, sizeof v);
+  FourUInts total = parts[0];
+  for (int part = 1; part < LANES / 4; ++part) total += parts[part];
+  uint64_t halves[2];  // two sums each, which two additions join
+  store(halves, total);
+  const uint64_t pairs = halves[0] + halves[1];
+  return (pairs & 0xffffffffu) + (pairs >> 32);
 }
 
 inline Ints lane_index() {
@@ -89,13 +93,17 @@ inline auto lit(Value value, Value threshold) {
 
 // ---- labels ---------------------------------------------------------------------------------------------------------
 
-template <typename Id>
-bool check_row(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest) {
+// Fixed: the number of layers where it is known when compiling, which keeps their vectors in registers; else 0.
+template <typename Id, int Fixed>
+inline bool check_layers(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest) {
   typename VectorOf<Id>::type shared{}, most{};
+  const int64_t count = Fixed ? Fixed : layers;
   for (int64_t x = 0; x < n; x += 4 * LANES / sizeof(Id)) {
-    for (int64_t layer = 0; layer < layers; ++layer) {
+#pragma GCC unroll 4
+    for (int64_t layer = 0; layer < count; ++layer) {
       const auto v = load(ids + layer * layer_stride + x);
       most = larger(most, v);
+#pragma GCC unroll 4
       for (int64_t earlier = 0; earlier < layer; ++earlier) {
         shared |= (v == load(ids + earlier * layer_stride + x)) & v;  // not where both are 0
       }
@@ -105,6 +113,16 @@ bool check_row(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, I
   store(lanes, most);
   for (const Id lane : lanes) *largest = lane > *largest ? lane : *largest;
   return any(shared != 0);
+}
+
+template <typename Id>
+bool check_row(const Id* ids, int64_t layers, int64_t layer_stride, int64_t n, Id* largest) {
+  const auto check = layers == 1   ? check_layers<Id, 1>
+                     : layers == 2 ? check_layers<Id, 2>
+                     : layers == 3 ? check_layers<Id, 3>
+                     : layers == 4 ? check_layers<Id, 4>
+                                   : check_layers<Id, 0>;
+  return check(ids, layers, layer_stride, n, largest);
 }
 
 // A concept counts once a pixel: later layers lose what an earlier layer, or the whole image, says already.
