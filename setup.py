@@ -42,11 +42,13 @@ def cpu_extension():
 
 def cuda_extension():
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX")
-    return cpp_extension.CUDAExtension(
+    extension = cpp_extension.CUDAExtension(
         "netinterp_fast._C_cuda",
         list(map(str, sorted(CSRC.glob("cuda/*.cu")))),
         extra_compile_args={"cxx": [*CXX_FLAGS, *DEFINES], "nvcc": [*NVCC_FLAGS, *DEFINES]},
     )
+    extension.libraries = ["torch_cpu", "torch_cuda", "c10", "cudart_static", "dl", "pthread", "rt"]
+    return extension
 
 
 def wants_cuda() -> bool:

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from netinterp_fast import TopQuantile, dissect, ops, use_backend
 from netinterp_fast.data import open_dataset
 from netinterp_fast.data.models import load_model
 
-from .timing import environment, interleaved, ratio, save, spread
+from .timing import environment, interleaved, own_peak_mb, ratio, save, spread
 
 CONCEPTS, LAYERS, SITES = 1200, 4, 24
 FEW = slice(0, 2)  # images that the slow ones see
@@ -256,7 +255,7 @@ def main() -> None:
     if options.memory:
         dataset, model = _squeezenet(options.data)
         (_bare_passes if options.memory == "bare" else _dissection)(model, dataset)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak_mb())
         return
     torch.manual_seed(0)
     print(", ".join(f"{key} {value}" for key, value in environment().items()))

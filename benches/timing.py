@@ -45,6 +45,12 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
 
 
+def own_peak_mb() -> float:
+    """MB that this process has held at most. Not `ru_maxrss`, which starts from the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
 def environment() -> dict:
     """What the figures were measured on."""
     return {

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <tuple>
 
 #include "label_tables.h"
@@ -46,9 +45,7 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
                       image_labels.size(0) == n_images && n_concepts > 0 && acts.size(2) > 0 && acts.size(3) > 0 &&
                       labels.size(2) <= kMaxPixels && labels.size(3) <= kMaxPixels,
                   "unit_concept_overlap: shapes do not match");
-  STD_TORCH_CHECK(scale_y > 0 && scale_x > 0 && std::isfinite(scale_y) && std::isfinite(scale_x) &&
-                      std::isfinite(offset_y) && std::isfinite(offset_x),
-                  "unit_concept_overlap: scales and offsets must be finite, the scales above 0");
+  check_placement(scale_y, scale_x, offset_y, offset_x);
 
   const AxisOwner rows({acts.size(2), labels.size(2), scale_y, offset_y});
   const AxisOwner columns({acts.size(3), labels.size(3), scale_x, offset_x});

@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(Tensor acts, Tensor thresholds, 
   STD_TORCH_CHECK(intersection.size(0) == units && intersection.size(1) == n_concepts, "intersection must be [C, K]");
   STD_TORCH_CHECK(h >= 1 && w >= 1 && h * w < int64_t{1} << 30, "acts must have 1 to 2^30 cells a map");
   STD_TORCH_CHECK(height >= 1 && width >= 1, "labels must have at least one pixel");
-  STD_TORCH_CHECK(scale_y > 0 && scale_x > 0, "the scales must be above 0");
+  check_placement(scale_y, scale_x, offset_y, offset_x);
 
   const torch::stable::accelerator::DeviceGuard guard(acts.get_device());
   const cudaStream_t stream = current_stream(acts);

@@ -11,6 +11,7 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -32,6 +33,12 @@ inline void check_tensor(const Tensor& tensor, const char* name, int64_t dim, co
 inline void check_tensor(const Tensor& tensor, const char* name, int64_t dim, const Tensor& like, ScalarType dtype) {
   check_tensor(tensor, name, dim, like);
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
+}
+
+inline void check_placement(double scale_y, double scale_x, double offset_y, double offset_x) {
+  STD_TORCH_CHECK(scale_y > 0 && scale_x > 0 && std::isfinite(scale_y) && std::isfinite(scale_x) &&
+                      std::isfinite(offset_y) && std::isfinite(offset_x),
+                  "scales and offsets must be finite, the scales above 0");
 }
 
 // The element type of the pointer that a dispatch passes.

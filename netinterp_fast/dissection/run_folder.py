@@ -29,7 +29,8 @@ def fingerprint(model: torch.nn.Module, dataset: object) -> dict[str, str]:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    values = tensor.detach().cpu().contiguous().view(-1)
+    return values.view(torch.uint8).numpy().tobytes() if values.numel() else b""
 
 
 def finished_run(folder: Path, settings: dict, resume: bool) -> Dissection | None:

@@ -219,7 +219,9 @@ def test_wrong_data_sets(model, dataset, error, message):
 
 def test_a_label_without_a_concept_names_image_and_id(model, dataset):
     dataset.labels[5, 1, 9, 9] = 6
-    with pytest.raises(ValueError, match=r"image 5 \(picture-5.png\) has the label 6, which is not the id of a concept"):
+    with pytest.raises(
+        ValueError, match=r"image 5 \(picture-5.png\) has the label 6, which is not the id of a concept"
+    ):
         run(model, dataset, batch_size=3)
 
 

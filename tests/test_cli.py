@@ -1,0 +1,171 @@
+"""The command line as a user meets it: one clear line and a non-zero exit for bad input, and nothing half-written."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netinterp_fast.cli import main
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x / 0 * 0
+
+def broken():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), Broken())
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with a model file and six labelled pictures, as the current directory."""
+    random = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for i in range(6):
+        picture = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "data" / "images" / f"{i}.jpg")
+        Image.fromarray(random.integers(0, 3, (32, 32), dtype=np.uint8)).save(tmp_path / "data" / "labels" / f"{i}.png")
+    (tmp_path / "data" / "classes.csv").write_text("id,name,category\n0,void,void\n1,grass,object\n2,sky,object\n")
+    (tmp_path / "model.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dissect(*arguments: str, function: str = "build", layers: str = "1,3") -> int:
+    model = ["--model", f"model.py:{function}", "--layers", layers, "--data", "data", "--size", "32"]
+    return main(["dissect", *model, "--quiet", "--out", "out", *arguments])
+
+
+def fails(capsys, *arguments: str, **options: str) -> str:
+    """Run a dissection that must fail, and return the one line that it says."""
+    before = sorted(Path().rglob("*"))
+    assert dissect(*arguments, **options) != 0
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1, said
+    assert sorted(path for path in Path().rglob("*") if "__pycache__" not in path.parts) == before
+    return said[0]
+
+
+def test_a_dissection_writes_results_tables_and_report(workplace, capsys):
+    assert dissect("--colours", "--quantile", "0.1") == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == f"report: {workplace / 'out' / 'report' / 'index.html'}"
+    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+    settings = json.loads(Path("out/dissection.json").read_text())["settings"]
+    assert (settings["quantile"], settings["dataset"], settings["layers"]) == (0.1, "data", ["1", "3"])
+    rows = list(csv.DictReader(Path("out/tables/3.csv").open()))
+    assert len(rows) == 4
+    assert {"unit", "label", "score", "object-iou", "colour-truth"} <= set(rows[0])
+
+
+def test_the_same_run_again_returns_what_is_there(workplace, capsys):
+    assert dissect() == 0
+    written = Path("out/dissection.json").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert dissect() == 0
+    assert capsys.readouterr().out == first
+    assert Path("out/dissection.json").stat().st_mtime_ns == written
+
+
+def test_a_folder_with_another_run_is_refused(workplace, capsys):
+    assert dissect() == 0
+    capsys.readouterr()
+    assert "out holds another run, with a different quantile (0.005 there, 0.2 here)" in fails(
+        capsys, "--quantile", "0.2"
+    )
+
+
+def test_a_folder_with_anything_else_is_refused(workplace, capsys):
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("years of work")
+    assert "out is not empty and holds no dissection" in fails(capsys)
+
+
+def test_an_unknown_layer_lists_near_matches(workplace, capsys):
+    assert "no layer '11'; near matches: 1" in fails(capsys, layers="11")
+
+
+def test_nan_names_layer_unit_and_image(workplace, capsys):
+    said = fails(capsys, function="broken", layers="1")
+    assert "layer '1'" in said
+    assert "acts[0, 0] has a NaN" in said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda: Path("data/labels/3.png").unlink(), "3.png"),
+        (lambda: Path("data/classes.csv").write_text("id,name\n1,grass\n"), "category"),
+        (lambda: Image.new("L", (9, 9)).save("data/labels/3.png"), "9x9"),
+        (lambda: Image.new("L", (32, 32), 77).save("data/labels/3.png"), "77"),
+        (lambda: Path("data/images/3.jpg").write_bytes(Path("data/images/3.jpg").read_bytes()[:300]), "3.jpg"),
+    ],
+    ids=["missing mask", "missing column", "mask of another size", "unknown id", "truncated picture"],
+)
+def test_damaged_data_is_named(workplace, capsys, spoil, message):
+    spoil()
+    assert message in fails(capsys).replace(" x ", "x")
+
+
+def test_an_index_that_leaves_the_root_is_refused(workplace, capsys):
+    data = Path("data")
+    (data / "classes.csv").unlink()
+    (data / "category.csv").write_text("name,first,last,count,frequency\nobject,1,1,1,1\n")
+    (data / "label.csv").write_text("number,name,category,frequency,coverage,syns\n1,grass,object(1),1,1,\n")
+    (data / "index.csv").write_text("image,split,ih,iw,sh,sw,object\n../../model.py,train,32,32,32,32,1\n")
+    assert "../../model.py" in fails(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "demo2"], "demo2"),
+        (["--model", "missing.py:build", "--data", "data"], "missing.py"),
+        (["--model", "model.py:build", "--data", "data"], "--layers is needed"),
+        (["--model", "model.py:build", "--layers", "1"], "--data is needed"),
+        (["--model", "model.py:build", "--layers", "1", "--data", "nowhere"], "nowhere"),
+        (["--model", "model.py:build", "--weights", "no.safetensors", "--data", "data"], "no.safetensors"),
+    ],
+)
+def test_bad_arguments_are_explained(workplace, capsys, arguments, message):
+    assert main(["dissect", "--quiet", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_doctor_tells_what_is_used(capsys):
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "ops: concept_area, top_quantile_update, unit_concept_overlap" in printed
+    assert "CUDA kernels:" in printed
+
+
+def test_the_demo_runs_from_nothing(tmp_path):
+    """As a new user: a fresh cache, no arguments; early layers find colours, late ones objects and scenes."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "netinterp_fast.cli", "dissect"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    report = Path(run.stdout.strip().splitlines()[-1].removeprefix("report: "))
+    assert report == tmp_path / "dissection-demo" / "report" / "index.html"
+    assert report.is_file()
+    lines = {line.split(":")[0]: line for line in run.stdout.splitlines() if line.startswith("layer")}
+    assert "(3 colour" in lines["layer1"]
+    assert "object" in lines["layer6"]
+    assert "scene" in lines["layer6"]
+    assert "img/s" in run.stderr  # the progress bars
