@@ -261,7 +261,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
     figures = {"tally": tally(3 if options.quick else 9), "top_quantile": quantile_update(1 if options.quick else 3)}
     if options.data:
-        figures["whole_job"] = whole_job(Path(options.data), 1 if options.quick else 3)
+        figures["whole_job"] = whole_job(Path(options.data), 1 if options.quick else 5)
     else:
         print("the whole job is left out: NETINTERP_FAST_TEST_DATA is not set")
     print(f"written to {save('dissect', figures)}")

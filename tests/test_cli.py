@@ -68,7 +68,7 @@ def test_a_dissection_writes_results_tables_and_report(workplace, capsys):
     assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
     settings = json.loads(Path("out/dissection.json").read_text())["settings"]
     assert (settings["quantile"], settings["dataset"], settings["layers"]) == (0.1, "data", ["1", "3"])
-    rows = list(csv.DictReader(Path("out/tables/3.csv").open()))
+    rows = list(csv.DictReader(Path("out/tables/3.csv").read_text().splitlines()))
     assert len(rows) == 4
     assert {"unit", "label", "score", "object-iou", "colour-truth"} <= set(rows[0])
 
