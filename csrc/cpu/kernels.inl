@@ -241,7 +241,8 @@ inline int64_t light_cell(float a, float b, float c, float d, float threshold, c
     const Floats rise = right - left;
     Ints n{};
     const Ints left_lit = lit<Inclusive>(left, level), right_lit = lit<Inclusive>(right, level);
-    if (!any(~(left_lit & right_lit))) {
+    const Ints finite = rise - rise == 0;
+    if (!any(~(left_lit & right_lit & finite))) {
       n += x_end - x_begin;
     } else if (any(left_lit | right_lit)) {
 #pragma GCC unroll 4
