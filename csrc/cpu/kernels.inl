@@ -271,7 +271,8 @@ inline int64_t common_pixels(const int16_t* a, const int16_t* b, int64_t n_rows,
 
 template <bool Inclusive>
 int64_t tally_cell(const float* plane, int64_t row, int64_t column, float threshold, const AxisTable& rows,
-                   const AxisTable& columns, const LabelTable& labels, int16_t* lit_pixels, int32_t* counts) {
+                   const AxisTable& columns, const LabelTable& labels, int16_t* lit_pixels, int32_t* counts,
+                   const int64_t* totals) {
   const int32_t y_begin = rows.first[row], x_begin = columns.first[column], x_end = columns.first[column + 1];
   const int64_t n_rows = rows.first[row + 1] - y_begin, stride = labels.max_rows;
   if (n_rows == 0 || x_begin == x_end) return 0;
@@ -282,14 +283,19 @@ int64_t tally_cell(const float* plane, int64_t row, int64_t column, float thresh
                                              n_rows, columns.weight, x_begin, x_end, lit_pixels, stride);
   if (area == 0) return 0;
   const CellLabels* cell = labels.cells + (row * columns.cells + column) * labels.layers;
+  // Both counts below are later added to the totals, which are seldom in the cache: they are fetched meanwhile.
+  const auto add = [&](int32_t listed, int64_t n) {
+    __builtin_prefetch(totals + labels.listed[listed], 1);
+    counts[listed] += static_cast<int32_t>(n);
+  };
   for (int64_t layer = 0; layer < labels.layers; ++layer) {
     int64_t rest = area;
     for (int32_t segment = cell[layer].begin; segment < cell[layer].end; ++segment) {
       const int64_t n = common_pixels(lit_pixels, labels.intervals + segment * 2 * stride, n_rows, stride);
-      counts[labels.concept_of[segment]] += static_cast<int32_t>(n);
+      add(labels.concept_of[segment], n);
       rest -= n;
     }
-    counts[cell[layer].rest] += static_cast<int32_t>(rest);
+    add(cell[layer].rest, rest);
   }
   return area;
 }
@@ -312,7 +318,8 @@ inline bool mark_lit(const float* plane, int64_t n, float threshold, uint8_t* ab
 // Eight columns a step; a byte read past the row's end can only add a cell that then turns out dark.
 template <bool Inclusive>
 int64_t tally_lit_cells(const float* plane, float threshold, const AxisTable& rows, const AxisTable& columns,
-                        const LabelTable& labels, uint8_t* above, int16_t* lit_pixels, int32_t* counts) {
+                        const LabelTable& labels, uint8_t* above, int16_t* lit_pixels, int32_t* counts,
+                        const int64_t* totals) {
   const int64_t width = columns.cells;
   int64_t area = 0;
   for (int64_t row = 0; row < rows.cells; ++row) {
@@ -329,7 +336,7 @@ int64_t tally_lit_cells(const float* plane, float threshold, const AxisTable& ro
         const int64_t next = column + __builtin_ctzll(active) / 8;
         if (next >= width) break;
         active &= active - 1;
-        area += tally_cell<Inclusive>(plane, row, next, threshold, rows, columns, labels, lit_pixels, counts);
+        area += tally_cell<Inclusive>(plane, row, next, threshold, rows, columns, labels, lit_pixels, counts, totals);
       }
     }
   }
@@ -342,7 +349,7 @@ int64_t tally_plane(const float* plane, float threshold, bool inclusive, const A
   const auto mark = inclusive ? mark_lit<true> : mark_lit<false>;
   const auto tally = inclusive ? tally_lit_cells<true> : tally_lit_cells<false>;
   if (!mark(plane, rows.cells * columns.cells, threshold, above)) return 0;
-  const int64_t area = tally(plane, threshold, rows, columns, labels, above, lit_pixels, listed_counts);
+  const int64_t area = tally(plane, threshold, rows, columns, labels, above, lit_pixels, listed_counts, counts);
   for (int64_t i = 0; i < labels.n_listed; i += LANES) {  // all misses of the cache at once
     for_each_lane<int32_t>(load(listed_counts + i) != 0, [&](int lane) {
       counts[labels.listed[i + lane]] += listed_counts[i + lane];
