@@ -7,15 +7,19 @@ namespace netinterp_fast {
 
 constexpr int64_t kMaxLanes = 16;
 
-// One axis of the label grid, tabulated: which coarse cell a pixel lies in, and how far.
+// One axis of the label grid, tabulated: which coarse cell a pixel lies in, and how far. A cell is one strip of pixels,
+// or several where it is wide: a byte holds a place in a strip.
 struct AxisTable {
   int64_t cells;
   int64_t pixels;
-  const int32_t* first;  // [cells + 1]: the first pixel of each cell; pixels of a cell are contiguous
-  const float* weight;   // [pixels + kMaxLanes]
+  const int32_t* first;        // [cells + 1]: the first pixel of each cell; pixels of a cell are contiguous
+  const float* weight;         // [pixels + kMaxLanes]
+  const int32_t* strips;       // [cells + 1]: the first strip of each cell
+  const int32_t* strip_first;  // [n_strips + 1]: the first pixel of each strip
+  int64_t n_strips;
 };
 
-// What one label layer says inside one coarse cell: segments [begin, end), and `rest` on all other pixels.
+// What one label layer says inside one strip of a coarse cell: segments [begin, end), and `rest` on all other pixels.
 // Concepts are numbered by where they stand in the image's own short list: counts of a few ids stay in the cache.
 struct CellLabels {
   int32_t rest;  // an index into `listed`, below
@@ -23,18 +27,26 @@ struct CellLabels {
   int32_t end;
 };
 
-// The label layers of an image, cell by cell. A segment is an id with, in each row of pixels, one interval.
+// The segments of a row of cells.
+struct LabelBand {
+  int64_t rows;  // of pixels, rounded up to twice the lanes
+  int64_t first_segment;
+  int64_t first_interval;  // where its intervals begin in the table's
+};
+
+// The label layers of an image, strip by strip. A segment is an id with, in each row of pixels, one interval.
 struct LabelTable {
   int64_t layers;
-  int64_t max_rows;         // of a cell, rounded up to twice the lanes
-  const CellLabels* cells;  // [h, w, L]
+  const LabelBand* bands;   // [h]
+  const CellLabels* cells;  // [h, n_strips, L]
   int64_t n_listed;
   const int32_t* listed;      // [n_listed]: the ids that the image has; the first is 0
   const int32_t* concept_of;  // [segments]: an index into `listed`
-  const int16_t* intervals;   // [segments, 2, max_rows]: first pixel and one past the last; 0 0 where there is none
+  const uint8_t* intervals;   // a segment: [2, rows of its band], first pixel and one past the last; 0 0 where none is
 };
 
 constexpr int64_t kMaxPixels = 32767;          // of a side of the label grid, so that an int16 holds a column
+constexpr int64_t kMaxStrip = 255;             // pixels of a strip
 constexpr int64_t kMaxNarrowConcepts = 32768;  // label rows are uint16 up to here, uint32 above
 
 // Pixels of a row of ids in 64 bits, a bit a byte.
@@ -61,9 +73,9 @@ struct LabelKernels {
   bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left,
                   uint64_t* found);
 
-  // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows], as columns counted
-  // from x; begin = end for a row without. Returns whether some row has another run.
-  bool (*take_intervals)(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, int16_t* begin, int16_t* end);
+  // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows]; begin = end for a
+  // row without. Returns whether some row has another run.
+  bool (*take_intervals)(uint64_t* found, int64_t n_rows, int64_t words, uint8_t* begin, uint8_t* end);
 
   // Splits row [width + 1] into runs of one id; row[width] must differ from row[width - 1]. Writes one past each run's
   // last pixel to end and its id to id, and returns the number of runs.
@@ -79,9 +91,9 @@ struct Kernels {
 
   // Adds to counts [K] how many lit pixels of one plane [h, w] carry each concept; returns how many are lit. counts[0]
   // takes some of the unlabelled ones.
-  // Scratch: above [h * w + 16], lit [2, max_rows], listed_counts [n_listed + kMaxLanes] of zeros, left so.
+  // Scratch: above [h * w + 16], lit [2, most rows of a band], listed_counts [n_listed + kMaxLanes] of zeros, left so.
   int64_t (*tally_plane)(const float* plane, float threshold, bool inclusive, const AxisTable& rows,
-                         const AxisTable& columns, const LabelTable& labels, uint8_t* above, int16_t* lit,
+                         const AxisTable& columns, const LabelTable& labels, uint8_t* above, uint8_t* lit,
                          int32_t* listed_counts, int64_t* counts);
 
   // The largest of n >= 1 values; NaN if one is NaN.

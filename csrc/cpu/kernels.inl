@@ -5,9 +5,10 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t UInts __attribute__((vector_size(4 * LANES)));
 typedef uint32_t FourUInts __attribute__((vector_size(16)));
-typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));      // twice as many
-typedef int16_t HalfShorts __attribute__((vector_size(2 * LANES)));  // as many
+typedef uint16_t UShorts __attribute__((vector_size(4 * LANES)));  // twice as many
 typedef char Bytes __attribute__((vector_size(4 * LANES)));
+typedef uint8_t FewBytes __attribute__((vector_size(LANES)));       // as many as floats
+typedef uint8_t HalfBytes __attribute__((vector_size(2 * LANES)));  // as many as shorts
 
 template <typename T>
 struct VectorOf {
@@ -17,6 +18,12 @@ struct VectorOf {
 template <typename T>
 inline typename VectorOf<T>::type load(const T* p) {
   typename VectorOf<T>::type v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline HalfBytes load_half(const uint8_t* p) {
+  HalfBytes v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
@@ -177,15 +184,15 @@ bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id 
 inline uint64_t first_run(uint64_t word) { return word & ~(word + (word & -word)); }
 
 template <typename Id>
-bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, int16_t* begin, int16_t* end) {
+bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, uint8_t* begin, uint8_t* end) {
   constexpr int kBits = sizeof(Id), kPixels = kPixelsAWord<Id>;
   uint64_t left = 0;
   if (words == 1) {
     for (int64_t y = 0; y < n_rows; ++y) {
       const uint64_t run = first_run(found[y]);
       const int first = found[y] ? __builtin_ctzll(found[y]) / kBits : 0;
-      begin[y] = static_cast<int16_t>(x + first);
-      end[y] = static_cast<int16_t>(x + first + __builtin_popcountll(run) / kBits);
+      begin[y] = static_cast<uint8_t>(first);
+      end[y] = static_cast<uint8_t>(first + __builtin_popcountll(run) / kBits);
       left |= found[y] ^= run;
     }
     return left != 0;
@@ -201,8 +208,8 @@ bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, int32_t x, i
       pixels += __builtin_popcountll(run) / kBits;
       goes_on = (run >> 63) && i + 1 < words && (found[i + 1] & 1);
     }
-    begin[y] = static_cast<int16_t>(x + first);
-    end[y] = static_cast<int16_t>(x + first + pixels);
+    begin[y] = static_cast<uint8_t>(first);
+    end[y] = static_cast<uint8_t>(first + pixels);
     for (i = 0; i < words; ++i) left |= found[i];
   }
   return left != 0;
@@ -227,11 +234,11 @@ int64_t find_runs(const Id* row, int64_t width, int16_t* end, int32_t* id) {
 
 // ---- tally ----------------------------------------------------------------------------------------------------------
 
-// The lit pixels of one cell, row by row: they are contiguous, because the surface is monotone along a row.
+// The lit pixels of one strip of a cell, row by row: they are contiguous, as the surface is monotone along a row.
 // lit [2, stride]: the first lit pixel and one past the last. Returns how many there are.
 template <bool Inclusive>
-inline int64_t light_cell(float a, float b, float c, float d, float threshold, const float* weight_y, int64_t n_rows,
-                          const float* weight_x, int32_t x_begin, int32_t x_end, int16_t* lit_pixels, int64_t stride) {
+inline int64_t light_strip(float a, float b, float c, float d, float threshold, const float* weight_y, int64_t n_rows,
+                           const float* weight_x, int32_t width, uint8_t* lit_pixels, int64_t stride) {
   const Floats level = threshold - Floats{};
   Ints total{};
   for (int64_t y = 0; y < n_rows; y += LANES) {
@@ -243,59 +250,73 @@ inline int64_t light_cell(float a, float b, float c, float d, float threshold, c
     const Ints left_lit = lit<Inclusive>(left, level), right_lit = lit<Inclusive>(right, level);
     const Ints finite = rise - rise == 0;
     if (!any(~(left_lit & right_lit & finite))) {
-      n += x_end - x_begin;
+      n += width;
     } else if (any(left_lit | right_lit)) {
 #pragma GCC unroll 4
-      for (int32_t x = x_begin; x < x_end; ++x) n -= lit<Inclusive>(left + rise * weight_x[x], level);
+      for (int32_t x = 0; x < width; ++x) n -= lit<Inclusive>(left + rise * weight_x[x], level);
     }
     n &= lane_index() + static_cast<int32_t>(y) < static_cast<int32_t>(n_rows);
-    const Ints start = rise < 0 ? x_begin + Ints{} : x_end - n;
-    store(lit_pixels + y, __builtin_convertvector(start, HalfShorts));
-    store(lit_pixels + stride + y, __builtin_convertvector(start + n, HalfShorts));
+    const Ints start = rise < 0 ? Ints{} : width - n;
+    store(lit_pixels + y, __builtin_convertvector(start, FewBytes));
+    store(lit_pixels + stride + y, __builtin_convertvector(start + n, FewBytes));
     total += n;
   }
   return sum((UInts)total);
 }
 
 // Pixels that two intervals a row have in common: both [2, stride].
-inline int64_t common_pixels(const int16_t* a, const int16_t* b, int64_t n_rows, int64_t stride) {
+inline int64_t common_pixels(const uint8_t* a, const uint8_t* b, int64_t stride) {
   UInts total{};
-  for (int64_t y = 0; y < n_rows; y += 2 * LANES) {
-    const Shorts begin = larger(load(a + y), load(b + y));
-    const Shorts end = smaller(load(a + stride + y), load(b + stride + y));
-    const UInts pairs = (UInts)larger(end - begin, Shorts{});
+  for (int64_t y = 0; y < stride; y += 2 * LANES) {
+    const HalfBytes begin = larger(load_half(a + y), load_half(b + y));
+    const HalfBytes end = smaller(load_half(a + stride + y), load_half(b + stride + y));
+    const UInts pairs = (UInts)__builtin_convertvector(larger(end, begin) - begin, UShorts);
     total += (pairs & 0xffffu) + (pairs >> 16);
   }
   return sum(total);
 }
 
 template <bool Inclusive>
-int64_t tally_cell(const float* plane, int64_t row, int64_t column, float threshold, const AxisTable& rows,
-                   const AxisTable& columns, const LabelTable& labels, int16_t* lit_pixels, int32_t* counts,
-                   const int64_t* totals) {
-  const int32_t y_begin = rows.first[row], x_begin = columns.first[column], x_end = columns.first[column + 1];
-  const int64_t n_rows = rows.first[row + 1] - y_begin, stride = labels.max_rows;
-  if (n_rows == 0 || x_begin == x_end) return 0;
+int64_t tally_strip(const float* plane, int64_t row, int64_t column, int64_t strip, float threshold,
+                    const AxisTable& rows, const AxisTable& columns, const LabelTable& labels, uint8_t* lit_pixels,
+                    int32_t* counts, const int64_t* totals) {
+  const int32_t y_begin = rows.first[row], x_begin = columns.strip_first[strip];
+  const LabelBand& band = labels.bands[row];
   const int64_t down = next_cell(row, rows.cells) - row, across = next_cell(column, columns.cells) - column;
   const float* corner = plane + row * columns.cells + column;
-  const int64_t area = light_cell<Inclusive>(corner[0], corner[across], corner[down * columns.cells],
-                                             corner[down * columns.cells + across], threshold, rows.weight + y_begin,
-                                             n_rows, columns.weight, x_begin, x_end, lit_pixels, stride);
+  const int64_t area = light_strip<Inclusive>(corner[0], corner[across], corner[down * columns.cells],
+                                              corner[down * columns.cells + across], threshold, rows.weight + y_begin,
+                                              rows.first[row + 1] - y_begin, columns.weight + x_begin,
+                                              columns.strip_first[strip + 1] - x_begin, lit_pixels, band.rows);
   if (area == 0) return 0;
-  const CellLabels* cell = labels.cells + (row * columns.cells + column) * labels.layers;
+  const CellLabels* cell = labels.cells + (row * columns.n_strips + strip) * labels.layers;
   // Both counts below are later added to the totals, which are seldom in the cache: they are fetched meanwhile.
   const auto add = [&](int32_t listed, int64_t n) {
     __builtin_prefetch(totals + labels.listed[listed], 1);
     counts[listed] += static_cast<int32_t>(n);
   };
   for (int64_t layer = 0; layer < labels.layers; ++layer) {
+    const uint8_t* intervals =
+        labels.intervals + band.first_interval + (cell[layer].begin - band.first_segment) * 2 * band.rows;
     int64_t rest = area;
-    for (int32_t segment = cell[layer].begin; segment < cell[layer].end; ++segment) {
-      const int64_t n = common_pixels(lit_pixels, labels.intervals + segment * 2 * stride, n_rows, stride);
+    for (int32_t segment = cell[layer].begin; segment < cell[layer].end; ++segment, intervals += 2 * band.rows) {
+      const int64_t n = common_pixels(lit_pixels, intervals, band.rows);
       add(labels.concept_of[segment], n);
       rest -= n;
     }
     add(cell[layer].rest, rest);
+  }
+  return area;
+}
+
+template <bool Inclusive>
+inline int64_t tally_cell(const float* plane, int64_t row, int64_t column, float threshold, const AxisTable& rows,
+                          const AxisTable& columns, const LabelTable& labels, uint8_t* lit_pixels, int32_t* counts,
+                          const int64_t* totals) {
+  int64_t area = 0;
+  for (int32_t strip = columns.strips[column]; strip < columns.strips[column + 1]; ++strip) {
+    area += tally_strip<Inclusive>(plane, row, column, strip, threshold, rows, columns, labels, lit_pixels, counts,
+                                   totals);
   }
   return area;
 }
@@ -318,7 +339,7 @@ inline bool mark_lit(const float* plane, int64_t n, float threshold, uint8_t* ab
 // Eight columns a step; a byte read past the row's end can only add a cell that then turns out dark.
 template <bool Inclusive>
 int64_t tally_lit_cells(const float* plane, float threshold, const AxisTable& rows, const AxisTable& columns,
-                        const LabelTable& labels, uint8_t* above, int16_t* lit_pixels, int32_t* counts,
+                        const LabelTable& labels, uint8_t* above, uint8_t* lit_pixels, int32_t* counts,
                         const int64_t* totals) {
   const int64_t width = columns.cells;
   int64_t area = 0;
@@ -344,7 +365,7 @@ int64_t tally_lit_cells(const float* plane, float threshold, const AxisTable& ro
 }
 
 int64_t tally_plane(const float* plane, float threshold, bool inclusive, const AxisTable& rows,
-                    const AxisTable& columns, const LabelTable& labels, uint8_t* above, int16_t* lit_pixels,
+                    const AxisTable& columns, const LabelTable& labels, uint8_t* above, uint8_t* lit_pixels,
                     int32_t* listed_counts, int64_t* counts) {
   const auto mark = inclusive ? mark_lit<true> : mark_lit<false>;
   const auto tally = inclusive ? tally_lit_cells<true> : tally_lit_cells<false>;

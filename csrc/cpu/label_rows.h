@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
+#include "../stable/parallel.h"
 #include "../stable/tensors.h"
 #include "kernels.h"
 
@@ -68,6 +70,11 @@ class RowReader {
 
  private:
   uint64_t copy_row(const Source* source, Id* row) const {
+    for (int64_t x = 0; x < width_; x += kLine) __builtin_prefetch(source + x + kAhead);
+    if constexpr (sizeof(Source) == sizeof(Id)) {  // a negative id becomes too large a one
+      std::memcpy(row, source, width_ * sizeof(Id));
+      return 0;
+    }
     uint64_t high = 0;
     for (int64_t x = 0; x < width_; ++x) {
       if constexpr (sizeof(Source) > sizeof(Id)) {
@@ -77,6 +84,9 @@ class RowReader {
     }
     return high;
   }
+
+  // Several layers are read in turn, too many and too short stretches for the processor to see what comes next.
+  static constexpr int64_t kLine = 64 / sizeof(Source), kAhead = 2048 / sizeof(Source);
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
   const Source* labels_;
@@ -124,8 +134,8 @@ FirstBad for_each_image(const Tensor& labels, const Tensor& image_labels, int64_
   const auto read_all = [&](auto* source, auto row_id) {
     using Source = ScalarOf<decltype(source)>;
     const Source* ids = static_cast<const Source*>(labels.const_data_ptr());
-    torch::stable::parallel_for(0, n_images, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
+    share_out(n_images, [&](const auto& next) {
+      for (int64_t i = next(); i < n_images; i = next()) {
         const std::vector<int64_t> covering = distinct_ids(whole + i * per_image, per_image, n_concepts);
         RowReader<Source, decltype(row_id)> reader(ids + i * image_size, layers, height, width, max_rows, n_concepts,
                                                    covering);

@@ -13,33 +13,41 @@ AxisOwner::AxisOwner(const Axis& axis) : axis(axis), first(axis.cells + 1, 0), w
   for (int64_t i = 0; i < axis.cells; ++i) {
     max_pixels = std::max<int64_t>(max_pixels, first[i + 1]);
     first[i + 1] += first[i];
+    strips.push_back(static_cast<int32_t>(strip_first.size()));
+    for (int64_t x = first[i]; x < first[i + 1]; x += kMaxStrip) strip_first.push_back(static_cast<int32_t>(x));
   }
+  strips.push_back(static_cast<int32_t>(strip_first.size()));
+  strip_first.push_back(static_cast<int32_t>(axis.pixels));
 }
 
-AxisTable AxisOwner::table() const { return {axis.cells, axis.pixels, first.data(), weight.data()}; }
+AxisTable AxisOwner::table() const {
+  return {axis.cells,    axis.pixels,        first.data(),   weight.data(),
+          strips.data(), strip_first.data(), strips.back()};
+}
 
 LabelTable LabelOwner::table() const {
-  return {layers,        max_rows,          cells.data(),    static_cast<int64_t>(listed.size()),
+  return {layers,        bands.data(),      cells.data(),    static_cast<int64_t>(listed.size()),
           listed.data(), concept_of.data(), intervals.data()};
 }
 
 namespace {
 
-// Takes the cells of one label layer apart: id after id, each id's pixels are found at once and noted as intervals.
+// Takes the strips of cells of one label layer apart: id after id, each id's pixels are found at once and noted as intervals.
 template <typename Id>
 class CellReader {
  public:
   CellReader(LabelOwner& owner, int64_t max_rows, int64_t width)
       : owner_(owner), left_(max_rows * ((width - 1) / kPixels + 1)), found_(left_.size()) {}
 
-  // A band of rows [n_rows, stride] of one layer, of which `width` columns are labels or padding.
-  void start(const Id* rows, int64_t stride, int64_t n_rows, int64_t width) {
-    rows_ = rows, stride_ = stride, n_rows_ = n_rows;
+  // A band of rows [n_rows, stride] of one layer, of which `width` columns are labels or padding; a segment of it has
+  // `padded_rows` rows.
+  void start(const Id* rows, int64_t stride, int64_t n_rows, int64_t padded_rows, int64_t width) {
+    rows_ = rows, stride_ = stride, n_rows_ = n_rows, padded_rows_ = padded_rows;
     changes_.resize(2 * stride);
     kernels_.find_changes(rows, stride, n_rows, width, changes_.data(), changes_.data() + stride);
   }
 
-  // The cell of the columns [x_begin, x_end).
+  // The strip of the columns [x_begin, x_end).
   CellLabels read(int32_t x_begin, int32_t x_end) {
     return is_uniform(x_begin, x_end) ? CellLabels{static_cast<int32_t>(rows_[x_begin]), 0, 0}
                                       : take_apart(x_begin, x_end);
@@ -68,7 +76,7 @@ class CellReader {
       if (!kernels_.take_id(rows_ + x_begin, stride_, n_rows_, x_end - x_begin, id, left_.data(), found_.data())) {
         return {static_cast<int32_t>(id), begin, static_cast<int32_t>(owner_.concept_of.size())};
       }
-      while (add_segment(static_cast<int32_t>(id), x_begin)) {
+      while (add_segment(static_cast<int32_t>(id))) {
       }
     }
   }
@@ -76,12 +84,11 @@ class CellReader {
   static int64_t first_pixel(uint64_t word) { return __builtin_ctzll(word) / static_cast<int64_t>(sizeof(Id)); }
 
   // Moves the first interval of each row of found_ to a new segment; whether some row has another one.
-  bool add_segment(int32_t id, int32_t x_begin) {
-    const int64_t stride = owner_.max_rows;
+  bool add_segment(int32_t id) {
     owner_.concept_of.push_back(id);
-    owner_.intervals.resize(owner_.intervals.size() + 2 * stride, 0);
-    int16_t* interval = owner_.intervals.data() + owner_.intervals.size() - 2 * stride;
-    return kernels_.take_intervals(found_.data(), n_rows_, words_, x_begin, interval, interval + stride);
+    owner_.intervals.resize(owner_.intervals.size() + 2 * padded_rows_, 0);
+    uint8_t* begin = owner_.intervals.data() + owner_.intervals.size() - 2 * padded_rows_;
+    return kernels_.take_intervals(found_.data(), n_rows_, words_, begin, begin + padded_rows_);
   }
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
@@ -89,9 +96,9 @@ class CellReader {
   static constexpr uint64_t kAllPixels = ~uint64_t{0};
   LabelOwner& owner_;
   const Id* rows_ = nullptr;  // [n_rows, stride]
-  int64_t stride_ = 0, n_rows_ = 0;
+  int64_t stride_ = 0, n_rows_ = 0, padded_rows_ = 0;
   std::vector<Id> changes_;             // [2, stride]: down, any way
-  int64_t words_ = 0;                   // of a row of the cell
+  int64_t words_ = 0;                   // of a row of the strip
   std::vector<uint64_t> left_, found_;  // [n_rows, words]
 };
 
@@ -110,27 +117,26 @@ void list_concepts(LabelOwner& image, int64_t n_concepts) {
   for (int32_t& concept_id : image.concept_of) concept_id = place_of(concept_id);
 }
 
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 template <typename Reader>
 bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& covering, const AxisOwner& rows,
                 const AxisOwner& columns, LabelOwner& image) {
+  const int64_t n_strips = columns.strips.back();
   image.layers = layers;
-  image.max_rows = round_up(rows.max_pixels, 2 * kernels().lanes);
   image.covering = covering;
-  image.cells.resize(rows.axis.cells * columns.axis.cells * layers);
+  image.cells.resize(rows.axis.cells * n_strips * layers);
   image.concept_of.reserve(image.cells.size());
-  image.intervals.reserve(image.cells.size() * 2 * image.max_rows);
-  CellReader<typename Reader::Id> cell_reader(image, rows.max_pixels, columns.max_pixels);
+  image.intervals.reserve(image.cells.size() * 2 * padded_rows(rows.max_pixels));
+  CellReader<typename Reader::Id> cell_reader(image, rows.max_pixels, std::min(columns.max_pixels, kMaxStrip));
   for (int64_t row = 0; row < rows.axis.cells; ++row) {
     const int64_t n_rows = rows.first[row + 1] - rows.first[row];
     if (!reader.read(rows.first[row], rows.first[row + 1])) return false;
+    image.bands.push_back({padded_rows(n_rows), static_cast<int64_t>(image.concept_of.size()),
+                           static_cast<int64_t>(image.intervals.size())});
     for (int64_t layer = 0; layer < layers && n_rows > 0; ++layer) {
-      cell_reader.start(reader.rows(layer), reader.stride(), n_rows, reader.padded_width());
-      for (int64_t column = 0; column < columns.axis.cells; ++column) {
-        const int32_t x_begin = columns.first[column], x_end = columns.first[column + 1];
-        if (x_begin == x_end) continue;
-        image.cells[(row * columns.axis.cells + column) * layers + layer] = cell_reader.read(x_begin, x_end);
+      cell_reader.start(reader.rows(layer), reader.stride(), n_rows, image.bands[row].rows, reader.padded_width());
+      for (int64_t strip = 0; strip < n_strips; ++strip) {
+        image.cells[(row * n_strips + strip) * layers + layer] =
+            cell_reader.read(columns.strip_first[strip], columns.strip_first[strip + 1]);
       }
     }
   }
@@ -139,13 +145,20 @@ bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& cove
 
 }  // namespace
 
+int64_t padded_rows(int64_t n_rows) {
+  const int64_t step = 2 * kernels().lanes;
+  return (n_rows + step - 1) / step * step;
+}
+
 std::vector<LabelOwner> read_labels(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts,
                                     const AxisOwner& rows, const AxisOwner& columns, FirstBad& bad) {
   std::vector<LabelOwner> images(labels.size(0));
   bad = for_each_image(labels, image_labels, n_concepts, rows.max_pixels,
                        [&](int64_t i, const std::vector<int64_t>& covering, auto& reader) {
-                         if (!read_image(reader, labels.size(1), covering, rows, columns, images[i])) return false;
-                         list_concepts(images[i], n_concepts);
+                         LabelOwner image;  // not in place: neighbours in a vector share cache lines
+                         if (!read_image(reader, labels.size(1), covering, rows, columns, image)) return false;
+                         list_concepts(image, n_concepts);
+                         images[i] = std::move(image);
                          return true;
                        });
   return images;

@@ -19,6 +19,7 @@ struct AxisOwner {
   int64_t max_pixels = 0;      // of a cell
   std::vector<int32_t> first;  // [cells + 1]
   std::vector<float> weight;   // [pixels + kMaxLanes]
+  std::vector<int32_t> strips, strip_first;
 };
 
 // Owns what a LabelTable points to, for one image.
@@ -26,13 +27,16 @@ struct LabelOwner {
   LabelTable table() const;
 
   int64_t layers = 0;
-  int64_t max_rows = 0;
-  std::vector<CellLabels> cells;    // [h, w, L]
+  std::vector<LabelBand> bands;     // [h]
+  std::vector<CellLabels> cells;    // [h, n_strips, L]
   std::vector<int32_t> listed;      // [n_listed]
   std::vector<int32_t> concept_of;  // [segments]
-  std::vector<int16_t> intervals;   // [segments, 2, max_rows]
+  std::vector<uint8_t> intervals;
   std::vector<int64_t> covering;    // the distinct concepts of the whole image
 };
+
+// Rows of pixels of a band, rounded up to what the kernels take at a time.
+int64_t padded_rows(int64_t n_rows);
 
 // labels integer [B, L, H, W], image_labels int64 [B, S] -> one table an image; complete only where bad says so.
 std::vector<LabelOwner> read_labels(const Tensor& labels, const Tensor& image_labels, int64_t n_concepts,

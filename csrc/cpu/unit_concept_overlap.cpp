@@ -9,13 +9,14 @@ namespace {
 
 template <typename Scalar>
 void tally_units(const Scalar* acts, const float* thresholds, bool inclusive, const std::vector<LabelOwner>& labels,
-                 const AxisTable& rows, const AxisTable& columns, int64_t n_units, int64_t n_concepts,
+                 const AxisOwner& row_axis, const AxisOwner& column_axis, int64_t n_units, int64_t n_concepts,
                  int64_t* intersection, int64_t* unit_area) {
+  const AxisTable rows = row_axis.table(), columns = column_axis.table();
   const int64_t n_images = labels.size(), cells = rows.cells * columns.cells;
   torch::stable::parallel_for(0, n_units, 1, [&](int64_t begin, int64_t end) {
     Planes<Scalar> planes(acts, cells);
     std::vector<uint8_t> above(cells + 16, 0);
-    std::vector<int16_t> lit(2 * labels[0].max_rows);
+    std::vector<uint8_t> lit(2 * padded_rows(row_axis.max_pixels));
     std::vector<int32_t> listed_counts(n_concepts + kMaxLanes, 0);
     for (int64_t image = 0; image < n_images; ++image) {
       for (int64_t unit = begin; unit < end; ++unit) {
@@ -58,7 +59,7 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
     dispatch_floating(acts, "acts", [&](auto* tag) {
       using Scalar = ScalarOf<decltype(tag)>;
       tally_units(static_cast<const Scalar*>(acts.const_data_ptr()), thresholds.const_data_ptr<float>(), inclusive,
-                  tables, rows.table(), columns.table(), n_units, n_concepts, counts,
+                  tables, rows, columns, n_units, n_concepts, counts,
                   unit_area.mutable_data_ptr<int64_t>());
     });
   }
