@@ -49,7 +49,7 @@ namespace avx2 {
 #  pragma GCC pop_options
 
 #  pragma GCC push_options
-#  pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,bmi,bmi2,lzcnt,popcnt")
+#  pragma GCC target("avx512f,avx512bw,avx512cd,avx512vl,avx512dq,bmi,bmi2,lzcnt,popcnt")
 namespace avx512 {
 #  define LANES 16
 #  define LEVEL_NAME "avx512"
@@ -70,7 +70,7 @@ std::vector<const Kernels*> available_levels() {
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
   if (has_avx2) levels.push_back(&avx2::table);
   if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     levels.push_back(&avx512::table);
   }
 #endif

@@ -8,7 +8,7 @@ namespace netinterp_fast {
 constexpr int64_t kMaxLanes = 16;
 
 // One axis of the label grid, tabulated: which coarse cell a pixel lies in, and how far. A cell is one strip of pixels,
-// or several where it is wide: a byte holds a place in a strip.
+// or several where it is wide: a row of a strip fits 64 bits, kPixelsAWord.
 struct AxisTable {
   int64_t cells;
   int64_t pixels;
@@ -46,7 +46,6 @@ struct LabelTable {
 };
 
 constexpr int64_t kMaxPixels = 32767;          // of a side of the label grid, so that an int16 holds a column
-constexpr int64_t kMaxStrip = 255;             // pixels of a strip
 constexpr int64_t kMaxNarrowConcepts = 32768;  // label rows are uint16 up to here, uint32 above
 
 // Pixels of a row of ids in 64 bits, a bit a byte.
@@ -64,18 +63,15 @@ struct LabelKernels {
   void (*drop_duplicates)(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, const int64_t* covering,
                           int64_t n_covering);
 
-  // Where rows [n_rows, stride] change, for the first n columns, as values that are 0 where they do not: `down` a
-  // column, `any_way` down it or to the right of its first pixel.
-  void (*find_changes)(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, Id* down, Id* any_way);
+  // Where rows [n_rows, stride] change, for the first n columns, sizeof(Id) bits each: `down` in some row of a column,
+  // `right` after the first pixel of it. n is a multiple of 2 * kMaxLanes.
+  void (*find_changes)(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, uint64_t* down, uint64_t* right);
 
-  // Where the pixels of a cell, rows [n_rows, stride] of which `pixels` each, have this id: sizeof(Id) bits a pixel.
-  // Writes what of `left` [n_rows, words] has it to `found`, takes that out of `left`, and returns whether any is left.
-  bool (*take_id)(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left,
-                  uint64_t* found);
-
-  // Moves the first run of pixels of each row of `found` [n_rows, words] to begin and end [n_rows]; begin = end for a
-  // row without. Returns whether some row has another run.
-  bool (*take_intervals)(uint64_t* found, int64_t n_rows, int64_t words, uint8_t* begin, uint8_t* end);
+  // Moves what of `left` [n_rows] has this id, in each row the first run of it, to begin and end [n_rows]: places in
+  // the strip, rows [n_rows, stride]; begin = end for a row without. left has sizeof(Id) bits a pixel. All but the ids
+  // have room for n_rows rounded up to 8; left is 0 there. Returns whether a pixel with another id is left.
+  bool (*take_runs)(const Id* rows, int64_t stride, int64_t n_rows, Id id, uint64_t* left, uint8_t* begin,
+                    uint8_t* end);
 
   // Splits row [width + 1] into runs of one id; row[width] must differ from row[width - 1]. Writes one past each run's
   // last pixel to end and its id to id, and returns the number of runs.

@@ -5,10 +5,9 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t UInts __attribute__((vector_size(4 * LANES)));
 typedef uint32_t FourUInts __attribute__((vector_size(16)));
-typedef uint16_t UShorts __attribute__((vector_size(4 * LANES)));  // twice as many
 typedef char Bytes __attribute__((vector_size(4 * LANES)));
-typedef uint8_t FewBytes __attribute__((vector_size(LANES)));       // as many as floats
-typedef uint8_t HalfBytes __attribute__((vector_size(2 * LANES)));  // as many as shorts
+typedef uint8_t FewBytes __attribute__((vector_size(LANES)));  // as many as floats
+typedef uint8_t HalfBytes __attribute__((vector_size(2 * LANES)));
 
 template <typename T>
 struct VectorOf {
@@ -150,69 +149,80 @@ void drop_duplicates(Id* ids, int64_t layers, int64_t layer_stride, int64_t n, c
 }
 
 template <typename Id>
-void find_changes(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, Id* down, Id* any_way) {
-  for (int64_t x = 0; x < n; x += 4 * LANES / sizeof(Id)) {
-    const auto first = load(rows + x);
-    auto changed = first ^ first;
-    for (int64_t y = 1; y < n_rows; ++y) changed |= load(rows + y * stride + x) ^ first;
-    store(down + x, changed);
-    store(any_way + x, changed | (first ^ load(rows + x + 1)));
+void find_changes(const Id* rows, int64_t stride, int64_t n_rows, int64_t n, uint64_t* down, uint64_t* right) {
+  for (int64_t word = 0; word < n / kPixelsAWord<Id>; ++word) {
+    down[word] = right[word] = 0;
+    for (int64_t i = 0; i < kPixelsAWord<Id>; i += 4 * LANES / sizeof(Id)) {
+      const Id* pixels = rows + word * kPixelsAWord<Id> + i;
+      const auto first = load(pixels);
+      auto changed = first ^ first;
+      for (int64_t y = 1; y < n_rows; ++y) changed |= load(pixels + y * stride) ^ first;
+      down[word] |= byte_bits((Bytes)(changed != 0)) << (i * sizeof(Id));
+      right[word] |= byte_bits((Bytes)(first != load(pixels + 1))) << (i * sizeof(Id));
+    }
   }
 }
 
+// Where the pixels of one word have this id.
 template <typename Id>
-bool take_id(const Id* rows, int64_t stride, int64_t n_rows, int64_t pixels, Id id, uint64_t* left, uint64_t* found) {
-  constexpr int64_t kVector = 4 * LANES / sizeof(Id);
-  const int64_t words = (pixels - 1) / kPixelsAWord<Id> + 1;
-  uint64_t any_left = 0;
-  for (int64_t y = 0; y < n_rows; ++y) {
-    for (int64_t word = 0; word < words; ++word, ++left, ++found) {
-      const Id* pixel = rows + y * stride + word * kPixelsAWord<Id>;
-      uint64_t same = 0;
-      for (int64_t x = 0; x < kPixelsAWord<Id>; x += kVector) {
-        same |= byte_bits((Bytes)(load(pixel + x) == id)) << (x * sizeof(Id));
-      }
-      *found = same & *left;
-      *left &= ~same;
-      any_left |= *left;
-    }
+inline uint64_t same_pixels(const Id* pixels, Id id) {
+  uint64_t same = 0;
+  for (int64_t x = 0; x < kPixelsAWord<Id>; x += 4 * LANES / sizeof(Id)) {
+    same |= byte_bits((Bytes)(load(pixels + x) == id)) << (x * sizeof(Id));
   }
-  return any_left != 0;
+  return same;
 }
 
 // Adding the lowest bit of a word carries through its first run of ones: what is then gone is the run.
 inline uint64_t first_run(uint64_t word) { return word & ~(word + (word & -word)); }
 
+#if LANES == 16
+// take_runs for eight rows; returns the pixels of other ids.
+inline __m512i take_eight_runs(const uint64_t* same, uint64_t* left, int bits, uint8_t* begin, uint8_t* end) {
+  const __m512i before = _mm512_loadu_si512(left);
+  const __m512i found = _mm512_and_si512(before, _mm512_loadu_si512(same));
+  const __m512i low = _mm512_and_si512(found, _mm512_sub_epi64(_mm512_setzero_si512(), found));
+  const __m512i run = _mm512_andnot_si512(_mm512_add_epi64(found, low), found);
+  _mm512_storeu_si512(left, _mm512_andnot_si512(run, before));
+  const __m512i first = _mm512_sub_epi64(_mm512_set1_epi64(63), _mm512_lzcnt_epi64(low));  // huge where low is 0
+  const __m512i last = _mm512_sub_epi64(_mm512_set1_epi64(64), _mm512_lzcnt_epi64(run));
+  const __m128i shift = _mm_cvtsi32_si128(bits / 2);
+  _mm_storel_epi64((__m128i*)begin, _mm512_cvtepi64_epi8(_mm512_srl_epi64(_mm512_min_epu64(first, last), shift)));
+  _mm_storel_epi64((__m128i*)end, _mm512_cvtepi64_epi8(_mm512_srl_epi64(last, shift)));
+  return _mm512_andnot_si512(found, before);
+}
+#endif
+
 template <typename Id>
-bool take_intervals(uint64_t* found, int64_t n_rows, int64_t words, uint8_t* begin, uint8_t* end) {
-  constexpr int kBits = sizeof(Id), kPixels = kPixelsAWord<Id>;
-  uint64_t left = 0;
-  if (words == 1) {
-    for (int64_t y = 0; y < n_rows; ++y) {
-      const uint64_t run = first_run(found[y]);
-      const int first = found[y] ? __builtin_ctzll(found[y]) / kBits : 0;
-      begin[y] = static_cast<uint8_t>(first);
-      end[y] = static_cast<uint8_t>(first + __builtin_popcountll(run) / kBits);
-      left |= found[y] ^= run;
+bool take_runs(const Id* rows, int64_t stride, int64_t n_rows, Id id, uint64_t* left, uint8_t* begin, uint8_t* end) {
+  constexpr int kBits = sizeof(Id);
+#if LANES == 16
+  constexpr int64_t kRows = 64;
+  alignas(64) uint64_t same[kRows];
+  __m512i others = _mm512_setzero_si512();
+  for (int64_t top = 0; top < n_rows; top += kRows) {
+    const int64_t here = n_rows - top < kRows ? n_rows - top : kRows;
+    for (int64_t y = 0; y < here; ++y) same[y] = same_pixels(rows + (top + y) * stride, id);
+    for (int64_t y = here; y % 8 != 0; ++y) same[y] = 0;
+    for (int64_t y = top; y < top + here; y += 8) {
+      others = _mm512_or_si512(others, take_eight_runs(same + y - top, left + y, kBits, begin + y, end + y));
     }
-    return left != 0;
   }
-  for (int64_t y = 0; y < n_rows; ++y, found += words) {
-    int64_t i = 0;
-    while (i < words && found[i] == 0) ++i;
-    const int first = i < words ? static_cast<int>(i * kPixels) + __builtin_ctzll(found[i]) / kBits : 0;
-    int pixels = 0;
-    for (bool goes_on = i < words; goes_on; ++i) {
-      const uint64_t run = first_run(found[i]);
-      found[i] ^= run;
-      pixels += __builtin_popcountll(run) / kBits;
-      goes_on = (run >> 63) && i + 1 < words && (found[i + 1] & 1);
-    }
+  return _mm512_reduce_or_epi64(others) != 0;
+#else
+  uint64_t others = 0;
+  for (int64_t y = 0; y < n_rows; ++y) {
+    const uint64_t found = left[y] & same_pixels(rows + y * stride, id);
+    // Adding the lowest bit carries through the first run of ones: what is then gone is the run.
+    const uint64_t run = found & ~(found + (found & -found));
+    const int first = (found ? __builtin_ctzll(found) : 0) / kBits;
+    others |= left[y] & ~found;
+    left[y] &= ~run;
     begin[y] = static_cast<uint8_t>(first);
-    end[y] = static_cast<uint8_t>(first + pixels);
-    for (i = 0; i < words; ++i) left |= found[i];
+    end[y] = static_cast<uint8_t>(first + __builtin_popcountll(run) / kBits);
   }
-  return left != 0;
+  return others != 0;
+#endif
 }
 
 template <typename Id>
@@ -264,16 +274,30 @@ inline int64_t light_strip(float a, float b, float c, float d, float threshold, 
   return sum((UInts)total);
 }
 
+inline int64_t sum(HalfBytes v) {
+#if LANES == 16
+  const __m256i sums = _mm256_sad_epu8((__m256i)v, __m256i{});
+  return sums[0] + sums[1] + sums[2] + sums[3];
+#elif LANES == 8
+  const __m128i sums = _mm_sad_epu8((__m128i)v, __m128i{});
+  return sums[0] + sums[1];
+#else
+  uint64_t bytes;
+  __builtin_memcpy(&bytes, &v, sizeof bytes);
+  const uint64_t pairs = (bytes & 0x00ff00ff00ff00ffu) + (bytes >> 8 & 0x00ff00ff00ff00ffu);
+  return pairs * 0x0001000100010001u >> 48;
+#endif
+}
+
 // Pixels that two intervals a row have in common: both [2, stride].
 inline int64_t common_pixels(const uint8_t* a, const uint8_t* b, int64_t stride) {
-  UInts total{};
+  int64_t total = 0;
   for (int64_t y = 0; y < stride; y += 2 * LANES) {
     const HalfBytes begin = larger(load_half(a + y), load_half(b + y));
     const HalfBytes end = smaller(load_half(a + stride + y), load_half(b + stride + y));
-    const UInts pairs = (UInts)__builtin_convertvector(larger(end, begin) - begin, UShorts);
-    total += (pairs & 0xffffu) + (pairs >> 16);
+    total += sum(larger(end, begin) - begin);
   }
-  return sum(total);
+  return total;
 }
 
 template <bool Inclusive>
@@ -315,8 +339,8 @@ inline int64_t tally_cell(const float* plane, int64_t row, int64_t column, float
                           const int64_t* totals) {
   int64_t area = 0;
   for (int32_t strip = columns.strips[column]; strip < columns.strips[column + 1]; ++strip) {
-    area += tally_strip<Inclusive>(plane, row, column, strip, threshold, rows, columns, labels, lit_pixels, counts,
-                                   totals);
+    area +=
+        tally_strip<Inclusive>(plane, row, column, strip, threshold, rows, columns, labels, lit_pixels, counts, totals);
   }
   return area;
 }
@@ -434,7 +458,6 @@ int64_t append_above(const float* values, int64_t n, int64_t* position, float bo
 }
 
 template <typename Id>
-constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>,
-                                   take_id<Id>,   take_intervals<Id>,  find_runs<Id>};
+constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>, take_runs<Id>, find_runs<Id>};
 
 const Kernels table{LEVEL_NAME, LANES, kLabels<uint16_t>, kLabels<uint32_t>, tally_plane, maximum, append_above};

@@ -4,7 +4,8 @@
 
 namespace netinterp_fast {
 
-AxisOwner::AxisOwner(const Axis& axis) : axis(axis), first(axis.cells + 1, 0), weight(axis.pixels + kMaxLanes, 0.0f) {
+AxisOwner::AxisOwner(const Axis& axis, int64_t strip_pixels)
+    : axis(axis), first(axis.cells + 1, 0), weight(axis.pixels + kMaxLanes, 0.0f) {
   for (int64_t pixel = 0; pixel < axis.pixels; ++pixel) {
     const GridPoint point = grid_point(axis, pixel);
     weight[pixel] = point.weight;
@@ -14,15 +15,14 @@ AxisOwner::AxisOwner(const Axis& axis) : axis(axis), first(axis.cells + 1, 0), w
     max_pixels = std::max<int64_t>(max_pixels, first[i + 1]);
     first[i + 1] += first[i];
     strips.push_back(static_cast<int32_t>(strip_first.size()));
-    for (int64_t x = first[i]; x < first[i + 1]; x += kMaxStrip) strip_first.push_back(static_cast<int32_t>(x));
+    for (int64_t x = first[i]; x < first[i + 1]; x += strip_pixels) strip_first.push_back(static_cast<int32_t>(x));
   }
   strips.push_back(static_cast<int32_t>(strip_first.size()));
   strip_first.push_back(static_cast<int32_t>(axis.pixels));
 }
 
 AxisTable AxisOwner::table() const {
-  return {axis.cells,    axis.pixels,        first.data(),   weight.data(),
-          strips.data(), strip_first.data(), strips.back()};
+  return {axis.cells, axis.pixels, first.data(), weight.data(), strips.data(), strip_first.data(), strips.back()};
 }
 
 LabelTable LabelOwner::table() const {
@@ -32,19 +32,20 @@ LabelTable LabelOwner::table() const {
 
 namespace {
 
-// Takes the strips of cells of one label layer apart: id after id, each id's pixels are found at once and noted as intervals.
+// Takes the strips of cells of one label layer apart: the id of the first pixel left, all its pixels as intervals, and
+// on.
 template <typename Id>
 class CellReader {
  public:
-  CellReader(LabelOwner& owner, int64_t max_rows, int64_t width)
-      : owner_(owner), left_(max_rows * ((width - 1) / kPixels + 1)), found_(left_.size()) {}
+  CellReader(LabelOwner& owner, int64_t max_rows) : owner_(owner), left_(max_rows + 8) {}
 
   // A band of rows [n_rows, stride] of one layer, of which `width` columns are labels or padding; a segment of it has
   // `padded_rows` rows.
   void start(const Id* rows, int64_t stride, int64_t n_rows, int64_t padded_rows, int64_t width) {
     rows_ = rows, stride_ = stride, n_rows_ = n_rows, padded_rows_ = padded_rows;
-    changes_.resize(2 * stride);
-    kernels_.find_changes(rows, stride, n_rows, width, changes_.data(), changes_.data() + stride);
+    down_.resize(width / kPixels);
+    right_.resize(width / kPixels);
+    kernels_.find_changes(rows, stride, n_rows, width, down_.data(), right_.data());
   }
 
   // The strip of the columns [x_begin, x_end).
@@ -55,51 +56,54 @@ class CellReader {
 
  private:
   bool is_uniform(int32_t x_begin, int32_t x_end) const {
-    const Id *down = changes_.data(), *any_way = down + stride_;
-    Id changed = down[x_end - 1];
-    for (int32_t x = x_begin; x < x_end - 1; ++x) changed |= any_way[x];
-    return changed == 0;
+    return all_clear(down_, x_begin, x_end) && all_clear(right_, x_begin, x_end - 1);
+  }
+
+  static bool all_clear(const std::vector<uint64_t>& bits, int64_t x_begin, int64_t x_end) {
+    if (x_begin == x_end) return true;
+    const int64_t begin = x_begin / kPixels, end = (x_end - 1) / kPixels;
+    uint64_t set = 0;
+    for (int64_t word = begin; word <= end; ++word) {
+      uint64_t wanted = kAllPixels;
+      if (word == begin) wanted &= kAllPixels << (kBits * (x_begin % kPixels));
+      if (word == end) wanted &= kAllPixels >> (kBits * (kPixels - 1 - (x_end - 1) % kPixels));
+      set |= bits[word] & wanted;
+    }
+    return set == 0;
   }
 
   CellLabels take_apart(int32_t x_begin, int32_t x_end) {
     const int32_t begin = static_cast<int32_t>(owner_.concept_of.size());
-    words_ = (x_end - x_begin - 1) / kPixels + 1;
-    const uint64_t last_word = kAllPixels >> (sizeof(Id) * (words_ * kPixels - (x_end - x_begin)));
-    if (words_ > 1) std::fill_n(left_.begin(), n_rows_ * words_, kAllPixels);
-    for (int64_t y = 1; y <= n_rows_; ++y) left_[y * words_ - 1] = last_word;
-    int64_t y = 0, word = 0;  // the first pixel that is left
-    for (;;) {
-      while (left_[y * words_ + word] == 0) {
-        if (++word == words_) ++y, word = 0;
+    std::fill_n(left_.begin(), n_rows_, kAllPixels >> (kBits * (kPixels - (x_end - x_begin))));
+    std::fill_n(left_.begin() + n_rows_, 8, 0);
+    for (int64_t y = 0;;) {  // the first row with a pixel left
+      while (left_[y] == 0) ++y;
+      const Id id = rows_[y * stride_ + x_begin + __builtin_ctzll(left_[y]) / kBits];
+      const int32_t end = static_cast<int32_t>(owner_.concept_of.size());
+      if (!add_segment(id, x_begin, y / 8 * 8)) {
+        owner_.intervals.resize(owner_.intervals.size() - 2 * padded_rows_);
+        return {static_cast<int32_t>(id), begin, end};
       }
-      const Id id = rows_[y * stride_ + x_begin + word * kPixels + first_pixel(left_[y * words_ + word])];
-      if (!kernels_.take_id(rows_ + x_begin, stride_, n_rows_, x_end - x_begin, id, left_.data(), found_.data())) {
-        return {static_cast<int32_t>(id), begin, static_cast<int32_t>(owner_.concept_of.size())};
-      }
-      while (add_segment(static_cast<int32_t>(id))) {
-      }
+      owner_.concept_of.push_back(static_cast<int32_t>(id));
     }
   }
 
-  static int64_t first_pixel(uint64_t word) { return __builtin_ctzll(word) / static_cast<int64_t>(sizeof(Id)); }
-
-  // Moves the first interval of each row of found_ to a new segment; whether some row has another one.
-  bool add_segment(int32_t id) {
-    owner_.concept_of.push_back(id);
+  // Moves this id's first run in each row from y on to new intervals; whether another id is left.
+  bool add_segment(Id id, int32_t x_begin, int64_t y) {
     owner_.intervals.resize(owner_.intervals.size() + 2 * padded_rows_, 0);
-    uint8_t* begin = owner_.intervals.data() + owner_.intervals.size() - 2 * padded_rows_;
-    return kernels_.take_intervals(found_.data(), n_rows_, words_, begin, begin + padded_rows_);
+    uint8_t* interval = owner_.intervals.data() + owner_.intervals.size() - 2 * padded_rows_ + y;
+    return kernels_.take_runs(rows_ + y * stride_ + x_begin, stride_, n_rows_ - y, id, left_.data() + y, interval,
+                              interval + padded_rows_);
   }
 
   const LabelKernels<Id>& kernels_ = label_kernels<Id>();
-  static constexpr int64_t kPixels = kPixelsAWord<Id>;
+  static constexpr int64_t kPixels = kPixelsAWord<Id>, kBits = sizeof(Id);
   static constexpr uint64_t kAllPixels = ~uint64_t{0};
   LabelOwner& owner_;
   const Id* rows_ = nullptr;  // [n_rows, stride]
   int64_t stride_ = 0, n_rows_ = 0, padded_rows_ = 0;
-  std::vector<Id> changes_;             // [2, stride]: down, any way
-  int64_t words_ = 0;                   // of a row of the strip
-  std::vector<uint64_t> left_, found_;  // [n_rows, words]
+  std::vector<uint64_t> down_, right_;  // where the band changes
+  std::vector<uint64_t> left_;          // [n_rows + 8]: of a strip, the pixels whose id is not yet noted
 };
 
 // Numbers the ids in the table by their place in the image's own list.
@@ -126,7 +130,7 @@ bool read_image(Reader& reader, int64_t layers, const std::vector<int64_t>& cove
   image.cells.resize(rows.axis.cells * n_strips * layers);
   image.concept_of.reserve(image.cells.size());
   image.intervals.reserve(image.cells.size() * 2 * padded_rows(rows.max_pixels));
-  CellReader<typename Reader::Id> cell_reader(image, rows.max_pixels, std::min(columns.max_pixels, kMaxStrip));
+  CellReader<typename Reader::Id> cell_reader(image, rows.max_pixels);
   for (int64_t row = 0; row < rows.axis.cells; ++row) {
     const int64_t n_rows = rows.first[row + 1] - rows.first[row];
     if (!reader.read(rows.first[row], rows.first[row + 1])) return false;

@@ -12,7 +12,7 @@ namespace netinterp_fast {
 
 // Owns what an AxisTable points to.
 struct AxisOwner {
-  explicit AxisOwner(const Axis& axis);
+  AxisOwner(const Axis& axis, int64_t strip_pixels);  // of a strip, at most
   AxisTable table() const;
 
   Axis axis;
@@ -32,7 +32,7 @@ struct LabelOwner {
   std::vector<int32_t> listed;      // [n_listed]
   std::vector<int32_t> concept_of;  // [segments]
   std::vector<uint8_t> intervals;
-  std::vector<int64_t> covering;    // the distinct concepts of the whole image
+  std::vector<int64_t> covering;  // the distinct concepts of the whole image
 };
 
 // Rows of pixels of a band, rounded up to what the kernels take at a time.

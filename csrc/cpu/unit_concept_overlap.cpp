@@ -48,8 +48,9 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
                   "unit_concept_overlap: shapes do not match");
   check_placement(scale_y, scale_x, offset_y, offset_x);
 
-  const AxisOwner rows({acts.size(2), labels.size(2), scale_y, offset_y});
-  const AxisOwner columns({acts.size(3), labels.size(3), scale_x, offset_x});
+  const int64_t strip = n_concepts <= kMaxNarrowConcepts ? kPixelsAWord<uint16_t> : kPixelsAWord<uint32_t>;
+  const AxisOwner rows({acts.size(2), labels.size(2), scale_y, offset_y}, strip);
+  const AxisOwner columns({acts.size(3), labels.size(3), scale_x, offset_x}, strip);
   FirstBad bad;
   const std::vector<LabelOwner> tables = read_labels(labels, image_labels, n_concepts, rows, columns, bad);
   Tensor unit_area = torch::stable::new_zeros(acts, {n_images, n_units}, ScalarType::Long);
@@ -59,8 +60,7 @@ std::tuple<Tensor, Tensor> unit_concept_overlap(const Tensor& acts, const Tensor
     dispatch_floating(acts, "acts", [&](auto* tag) {
       using Scalar = ScalarOf<decltype(tag)>;
       tally_units(static_cast<const Scalar*>(acts.const_data_ptr()), thresholds.const_data_ptr<float>(), inclusive,
-                  tables, rows, columns, n_units, n_concepts, counts,
-                  unit_area.mutable_data_ptr<int64_t>());
+                  tables, rows, columns, n_units, n_concepts, counts, unit_area.mutable_data_ptr<int64_t>());
     });
   }
   for (int64_t unit = 0; unit < n_units; ++unit) counts[unit * n_concepts] = 0;
