@@ -308,20 +308,23 @@ int64_t tally_strip(const float* plane, int64_t row, int64_t column, int64_t str
   const LabelBand& band = labels.bands[row];
   const int64_t down = next_cell(row, rows.cells) - row, across = next_cell(column, columns.cells) - column;
   const float* corner = plane + row * columns.cells + column;
+  const CellLabels* cell = labels.cells + (row * columns.n_strips + strip) * labels.layers;
+  const auto intervals_of = [&](const CellLabels& layer) {
+    return labels.intervals + band.first_interval + (layer.begin - band.first_segment) * 2 * band.rows;
+  };
+  for (int64_t layer = 0; layer < labels.layers; ++layer) __builtin_prefetch(intervals_of(cell[layer]));
   const int64_t area = light_strip<Inclusive>(corner[0], corner[across], corner[down * columns.cells],
                                               corner[down * columns.cells + across], threshold, rows.weight + y_begin,
                                               rows.first[row + 1] - y_begin, columns.weight + x_begin,
                                               columns.strip_first[strip + 1] - x_begin, lit_pixels, band.rows);
   if (area == 0) return 0;
-  const CellLabels* cell = labels.cells + (row * columns.n_strips + strip) * labels.layers;
   // Both counts below are later added to the totals, which are seldom in the cache: they are fetched meanwhile.
   const auto add = [&](int32_t listed, int64_t n) {
     __builtin_prefetch(totals + labels.listed[listed], 1);
     counts[listed] += static_cast<int32_t>(n);
   };
   for (int64_t layer = 0; layer < labels.layers; ++layer) {
-    const uint8_t* intervals =
-        labels.intervals + band.first_interval + (cell[layer].begin - band.first_segment) * 2 * band.rows;
+    const uint8_t* intervals = intervals_of(cell[layer]);
     int64_t rest = area;
     for (int32_t segment = cell[layer].begin; segment < cell[layer].end; ++segment, intervals += 2 * band.rows) {
       const int64_t n = common_pixels(lit_pixels, intervals, band.rows);
