@@ -169,7 +169,7 @@ class Dissection:
         return iter(self.layers)
 
     def summary(self, best: int = 8) -> str:
-        """A few lines a layer: how many detectors of what, and the best units."""
+        """A few lines a layer: how many detectors of what, and the best unit of each of the best-matched concepts."""
         return "\n".join(line for layer in self.layers.values() for line in _summary_lines(layer, best))
 
     def to_csv(self, directory: str | os.PathLike) -> list[Path]:
@@ -330,6 +330,9 @@ def _summary_lines(layer: LayerDissection, best: int) -> Iterator[str]:
         f"{layer.name}: {len(detectors)} of {layer.n_units} units detect {sum(unique.values())} concepts"
         + (f" ({counts})" if counts else "")
     )
-    shown = ", ".join(f"{u.concept.name} {u.iou:.2f} (unit {u.unit})" for u in detectors[:best])
+    best_of_each: dict[Concept, UnitLabel] = {}
+    for unit in detectors:
+        best_of_each.setdefault(unit.concept, unit)
+    shown = ", ".join(f"{u.concept.name} {u.iou:.2f} (unit {u.unit})" for u in list(best_of_each.values())[:best])
     if shown:
         yield f"    best: {shown}"

@@ -146,6 +146,10 @@ def overlap_cases() -> dict[str, Overlap]:
         "one row": case(coarse=(1, 9), size=(20, 31)),
         "not square": case(coarse=(5, 3), size=(17, 40)),
         "one large cell": case(coarse=(2, 2), size=(64, 70), units=2),
+        "strips and blocks of rows": case(coarse=(2, 2), size=(150, 100), units=2, images=1),
+        "strips, wide ids": case(
+            coarse=(2, 2), size=(70, 100), units=2, images=1, n_concepts=70_000, label_dtype=torch.int32
+        ),
         "aligned corners": case(placement=aligned_corners((7, 7), (28, 28))),
         "receptive field": case(placement=Placement(3.7, 5.1, -5.3, 8.25)),
         "grid left of the mask": case(placement=Placement(2.0, 2.0, -100.0, -100.0)),

@@ -135,6 +135,15 @@ def test_summary():
     assert dissection(iou_threshold=0.9).summary() == "block.0: 0 of 3 units detect 0 concepts"
 
 
+def test_summary_names_the_best_unit_of_each_concept():
+    counts = torch.tensor([[0, 0, 20, 0, 0], [0, 0, 30, 0, 0], [0, 10, 0, 0, 0]])
+    lines = dissection(intersection=counts, unit_area=counts).summary().splitlines()
+    assert lines == [
+        "block.0: 3 of 3 units detect 2 concepts (1 object, 1 color)",
+        "    best: red 0.60 (unit 1), cat 0.10 (unit 2)",
+    ]
+
+
 def test_unknown_layer():
     with pytest.raises(KeyError, match=r"no layer 'block' in this dissection; it has block\.0"):
         dissection()["block"]
