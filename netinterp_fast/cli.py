@@ -1,4 +1,4 @@
-"""The command line: `netinterp-fast dissect` and `netinterp-fast doctor`."""
+"""The command line: `netinterp-fast dissect`, `netinterp-fast explain` and `netinterp-fast doctor`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import __version__, _library, build_info, dissect
+from ._explain_command import METHODS, Preparation, explain
 from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
 from .dissection.conventions import CHOICES, CONVENTIONS
 from .dissection.results import REPORT
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"netinterp-fast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_dissect(commands.add_parser("dissect", help="find which concepts the units of a network detect"))
+    _add_explain(commands.add_parser("explain", help="show which pixels of a photo speak for a class"))
     doctor = commands.add_parser("doctor", help="say what was built, what is used and why, and how to get the rest")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -45,14 +47,8 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
         "with the package is dissected on painted pictures with exact labels."
     )
     parser.set_defaults(run=_dissect)
+    _add_model(parser)
     add = parser.add_argument
-    add(
-        "--model",
-        default="demo",
-        metavar="SPEC",
-        help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model",
-    )
-    add("--weights", metavar="FILE", help="state dict to load: .safetensors, or .pt/.pth (no pickled objects)")
     add("--layers", metavar="NAMES", help="comma-separated module names; the demo model has its own default")
     add(
         "--data",
@@ -61,15 +57,6 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
         help="a labelled data set: a Broden folder; images/, labels/ and classes.csv; or one subfolder of images "
         "a label. Several are joined. Default: demo",
     )
-    add("--size", type=int, default=224, help="side of the images that the model receives, in pixels (default 224)")
-    add(
-        "--mean",
-        type=_three_floats,
-        default=IMAGENET_MEAN,
-        metavar="R,G,B",
-        help="normalisation, for RGB in [0, 1] (default: ImageNet's)",
-    )
-    add("--std", type=_three_floats, default=IMAGENET_STD, metavar="R,G,B")
     add("--colours", action="store_true", help="add the category colour: eleven names, computed from the pixels")
     add(
         "--convention",
@@ -90,9 +77,55 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     add("--top-images", type=int, default=9, metavar="N", help="images to show for each unit (default 9)")
     add("--batch-size", type=int, default=32, metavar="N")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that load images (default 0: this one)")
-    add("--device", metavar="NAME", help="where the model runs, for example cuda (default: cpu)")
     add("--out", metavar="DIR", help="folder for the results (default: dissection-MODEL); it must not hold another run")
     add("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Explain what a classifier sees in photos: for each a PNG named PHOTO-METHOD.png, the part of the photo that "
+        "the model receives beside a heat map, red for pixels that speak for the class and blue for those against it. "
+        "All photos are read before the first is explained; a picture once written stays if a later photo fails."
+    )
+    parser.set_defaults(run=_explain)
+    _add_model(parser)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="a JPEG or PNG file; its central square is explained")
+    add("--method", choices=METHODS, default="lrp", help="how the pixels are weighed (default: %(default)s)")
+    add(
+        "--composite",
+        default="epsilon_plus_flat",
+        metavar="NAME",
+        help="the rules of lrp by layer, such as epsilon_plus or epsilon_gamma_box (default: %(default)s)",
+    )
+    add(
+        "--target", default="top", metavar="N", help="the class: its index from 0, or top, the largest output (default)"
+    )
+    add("--labels", metavar="FILE", help="class names, one a line in order; a WordNet id in front is left out")
+    add("--out", metavar="DIR", help="folder for the pictures (default: beside the photos)")
+    add("--force", action="store_true", help="replace pictures that exist")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that name a model and say what it receives."""
+    add = parser.add_argument
+    add(
+        "--model",
+        default="demo",
+        metavar="SPEC",
+        help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model",
+    )
+    add("--weights", metavar="FILE", help="state dict to load: .safetensors, or .pt/.pth (no pickled objects)")
+    add("--device", metavar="NAME", help="where the model runs, for example cuda (default: cpu)")
+    add("--size", type=int, default=224, help="side of the images that the model receives, in pixels (default 224)")
+    add(
+        "--mean",
+        type=_three_floats,
+        default=IMAGENET_MEAN,
+        metavar="R,G,B",
+        help="normalisation, for RGB in [0, 1] (default: ImageNet's)",
+    )
+    add("--std", type=_three_floats, default=IMAGENET_STD, metavar="R,G,B")
 
 
 def _three_floats(text: str) -> tuple[float, ...]:
@@ -129,6 +162,10 @@ def _dissect(options: argparse.Namespace) -> int:
     print(result.summary())
     print(f"\ntables: {(out / 'tables').resolve()}\nreport: {(out / REPORT / 'index.html').resolve()}")
     return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    return explain(options, Preparation(*_input_of(options)))
 
 
 def _plain(spec: str) -> str:

@@ -1,7 +1,13 @@
 // The CPU kernels as a table of functions, compiled once an instruction set and chosen at run time.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <cstdint>
+#include <type_traits>
+
+#include "../core/relevance.h"
 
 namespace netinterp_fast {
 
@@ -78,6 +84,17 @@ struct LabelKernels {
   int64_t (*find_runs)(const Id* row, int64_t width, int16_t* end, int32_t* id);
 };
 
+constexpr int kMaxOperands = 3;
+
+// The ops of netinterp_fast/ops/relevance.py. out[i] from the operands in[0][i], in[1][i], ... for i in [begin, end).
+template <typename Scalar>
+struct RelevanceKernels {
+  using Map = void (*)(const Scalar* const* in, RealOf<Scalar> epsilon, int64_t begin, int64_t end, Scalar* out);
+  Map stabilized_ratio;
+  Map product_ratio;
+  Map relu_gate;
+};
+
 struct Kernels {
   const char* level;
   int64_t lanes;  // floats a vector
@@ -99,6 +116,11 @@ struct Kernels {
   // seen; moves *position and returns the new count.
   int64_t (*append_above)(const float* values, int64_t n, int64_t* position, float bound, float* buffer, int64_t count,
                           int64_t capacity);
+
+  RelevanceKernels<float> float_relevance;
+  RelevanceKernels<double> double_relevance;
+  RelevanceKernels<torch::headeronly::Half> half_relevance;
+  RelevanceKernels<torch::headeronly::BFloat16> bfloat16_relevance;
 };
 
 const Kernels& kernels();  // the level in use
@@ -109,6 +131,19 @@ const LabelKernels<Id>& label_kernels() {
     return kernels().narrow_labels;
   } else {
     return kernels().wide_labels;
+  }
+}
+
+template <typename Scalar>
+const RelevanceKernels<Scalar>& relevance_kernels() {
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return kernels().float_relevance;
+  } else if constexpr (std::is_same_v<Scalar, double>) {
+    return kernels().double_relevance;
+  } else if constexpr (std::is_same_v<Scalar, torch::headeronly::Half>) {
+    return kernels().half_relevance;
+  } else {
+    return kernels().bfloat16_relevance;
   }
 }
 

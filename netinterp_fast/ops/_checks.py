@@ -7,6 +7,7 @@ import torch
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 MAX_SIDE = 32767  # pixels of a label map, so that native kernels can count columns in 16 bits
 INTEGER = (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64)
+_ALIKE = "they must be the same"
 
 
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
@@ -30,6 +31,24 @@ def check_tensor(
 def check_size(name: str, value: torch.Tensor, dim: int, expected: int, why: str) -> None:
     if value.shape[dim] != expected:
         raise ValueError(f"{name} has shape {list(value.shape)}; its dimension {dim} must be {expected}, {why}")
+
+
+def check_alike(names: tuple[str, ...], tensors: tuple[object, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+    """All must be tensors of one of the dtypes, with the dtype, shape and device of the first."""
+    first = tensors[0]
+    for name, tensor in zip(names, tensors, strict=True):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}; it must be a tensor")
+        if tensor.dtype not in dtypes:
+            raise TypeError(f"{name} has dtype {_names((tensor.dtype,))}; it must be {_names(dtypes)}")
+        if tensor.dtype != first.dtype:
+            raise TypeError(
+                f"{name} has dtype {_names((tensor.dtype,))}, {names[0]} {_names((first.dtype,))}; {_ALIKE}"
+            )
+        if tensor.shape != first.shape:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, {names[0]} {list(first.shape)}; {_ALIKE}")
+        if tensor.device != first.device:
+            raise ValueError(f"{name} is on {tensor.device}, {names[0]} on {first.device}; {_ALIKE}")
 
 
 def check_labels(labels: object, image_labels: object, n_concepts: object, device: torch.device | None) -> torch.Tensor:

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from op_cases import Overlap, QuantileState, fresh, overlap_case, overlap_cases, quantile_runs
+from op_cases import (
+    RELEVANCE_DTYPES,
+    RELEVANCE_OPS,
+    Overlap,
+    QuantileState,
+    fresh,
+    overlap_case,
+    overlap_cases,
+    quantile_runs,
+    relevance_cases,
+    same_bits,
+)
 
 from netinterp_fast import _library, ops
 from netinterp_fast.backends import use_backend
@@ -12,9 +23,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = "cuda"
-OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update")
+OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update", *RELEVANCE_OPS)
 OVERLAPS = overlap_cases()
 RUNS = quantile_runs()
+RELEVANCE = {dtype: relevance_cases(dtype) for dtype in RELEVANCE_DTYPES}
 
 
 def raw(op):
@@ -85,6 +97,57 @@ def test_nan_leaves_the_state_as_it_was():
     assert maxima.isnan().nonzero().tolist() == [[2, 1]]
     for got, expected in zip(state, before, strict=True):
         assert torch.equal(got.view(torch.int32), expected.view(torch.int32))
+
+
+def tensors_on_device(arguments):
+    """Copied as they lie, an offset from an aligned address included."""
+    *tensors, epsilon = arguments
+    copies = []
+    for tensor in tensors:
+        room = torch.empty(tensor.numel() + tensor.storage_offset(), dtype=tensor.dtype, device=DEVICE)
+        copies.append(room.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(tensor))
+    return (*copies, epsilon)
+
+
+@pytest.mark.parametrize("op", RELEVANCE_OPS)
+@pytest.mark.parametrize("dtype", RELEVANCE_DTYPES)
+@pytest.mark.parametrize("name", RELEVANCE[torch.float32])
+def test_relevance(op, dtype, name):
+    arguments = RELEVANCE[dtype][name].of(op)
+    expected = _library.reference(op)(*arguments)
+    on_gpu = tensors_on_device(arguments)
+    got = raw(op)(*on_gpu)
+    assert same_bits(got.cpu(), expected)
+    assert got.stride() == on_gpu[0].stride()
+    assert same_bits(_library.reference(op)(*on_gpu).cpu(), expected)
+
+
+@pytest.mark.parametrize("op", RELEVANCE_OPS)
+def test_relevance_of_more_values_than_threads(op):
+    random = torch.Generator().manual_seed(8)
+    tensors = [torch.randn(9_000_001, generator=random) for _ in RELEVANCE[torch.float32]["typical"].of(op)[:-1]]
+    with use_backend("native"):
+        got = getattr(ops, op)(*(tensor.to(DEVICE) for tensor in tensors))
+    assert same_bits(got.cpu(), _library.reference(op)(*tensors, 1e-6))
+
+
+@pytest.mark.parametrize("op", RELEVANCE_OPS)
+def test_relevance_in_a_cuda_graph(op):
+    cases = [RELEVANCE[torch.float32][name].of(op) for name in ("typical", "of a ReLU")]
+    static = tensors_on_device(cases[0])
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        raw(op)(*static)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = raw(op)(*static)
+    for case in cases:
+        for target, source in zip(static[:-1], case[:-1], strict=True):
+            target.copy_(source)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert same_bits(result.cpu(), _library.reference(op)(*case))
 
 
 def test_wrappers_take_non_contiguous_tensors():

@@ -264,3 +264,21 @@ inline float __half2float(__half value) {
   if (exponent == 31) magnitude = fraction == 0 ? INFINITY : NAN;
   return sign ? -magnitude : magnitude;
 }
+
+// To the nearest, ties to even.
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  if (value != value) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+inline __half __float2half_rn(float value) {
+  const int sign = std::signbit(value) ? 0x8000 : 0;
+  const float magnitude = std::fabs(value);
+  if (value != value) return {0x7fff};
+  if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  int exponent;
+  std::frexp(magnitude, &exponent);
+  const int last_place = magnitude < std::ldexp(1.0f, -14) ? -24 : exponent - 11;
+  const int steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, -last_place)));
+  return {static_cast<uint16_t>(sign | (steps + (last_place + 24) * 1024))};  // what is too much carries on
+}

@@ -28,6 +28,7 @@ def build(folder: Path) -> Path:
     """Compile the kernels for the CPU; RuntimeError with the compiler's words where they do not compile."""
     library = folder / "kernels.so"
     command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Werror"]
+    command += ["-Wno-unknown-pragmas"]  # nvcc's own
     command += [f"-I{HERE}", str(HERE / "kernels.cpp"), "-o", str(library)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
@@ -83,6 +84,20 @@ class EmulatedKernels:
         sizes = map(c_int64, (n_images, n_units, h * w, keep))
         self._call("top_quantile_update", self._launch, *_typed(acts), *sizes, buffer, count, bound, maxima)
         return maxima
+
+    def stabilized_ratio(self, relevance, z, epsilon):
+        return self._map("stabilized_ratio", epsilon, relevance, z)
+
+    def product_ratio(self, x, grad, z, epsilon):
+        return self._map("product_ratio", epsilon, x, grad, z)
+
+    def relu_gate(self, grad, output, epsilon):
+        return self._map("relu_gate", epsilon, grad, output)
+
+    def _map(self, name, epsilon, first, *others):
+        out = torch.empty_like(first)
+        self._call(name, self._launch, *_typed(first), *others, c_double(epsilon), c_int64(out.numel()), out)
+        return out
 
     def runner_check(self, kind: str) -> None:
         self._call("runner_check", kind.encode(), c_uint32(self._launch.seed))

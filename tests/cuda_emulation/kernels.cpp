@@ -2,6 +2,7 @@
 #include "cuda_on_cpu.h"
 
 #include "../../csrc/cuda/concept_area.cuh"
+#include "../../csrc/cuda/relevance.cuh"
 #include "../../csrc/cuda/top_quantile_update.cuh"
 #include "../../csrc/cuda/unit_concept_overlap.cuh"
 
@@ -34,6 +35,12 @@ void dispatch_floating(const std::string& dtype, const F& f) {
   if (dtype == "float16") return f(static_cast<const __half*>(nullptr));
   if (dtype == "bfloat16") return f(static_cast<const __nv_bfloat16*>(nullptr));
   throw std::runtime_error("no kernel for activations of type " + dtype);
+}
+
+template <typename F>
+void dispatch_real(const std::string& dtype, const F& f) {
+  if (dtype == "float64") return f(static_cast<const double*>(nullptr));
+  dispatch_floating(dtype, f);
 }
 
 template <typename F>
@@ -124,6 +131,45 @@ int32_t top_quantile_update(Launch to, const void* acts, const char* acts_dtype,
       cuda_on_cpu::launch(static_cast<unsigned>(units), kThreads, to.seed, [&] {
         append_largest(elements(acts, type), maxima, &any_nan, images, units, plane_size, keep, buffer, count,
                        bound);
+      });
+    });
+  });
+}
+
+int32_t stabilized_ratio(Launch to, const void* relevance, const char* dtype, const void* z, double epsilon, int64_t n,
+                         void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        map_stabilized_ratio(elements(relevance, type), elements(z, type), static_cast<RealOf<T>>(epsilon), n,
+                             static_cast<T*>(out));
+      });
+    });
+  });
+}
+
+int32_t product_ratio(Launch to, const void* x, const char* dtype, const void* grad, const void* z, double epsilon,
+                      int64_t n, void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        map_product_ratio(elements(x, type), elements(grad, type), elements(z, type), static_cast<RealOf<T>>(epsilon),
+                          n, static_cast<T*>(out));
+      });
+    });
+  });
+}
+
+int32_t relu_gate(Launch to, const void* grad, const char* dtype, const void* output, double epsilon, int64_t n,
+                  void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        map_relu_gate(elements(grad, type), elements(output, type), static_cast<RealOf<T>>(epsilon), n,
+                      static_cast<T*>(out));
       });
     });
   });

@@ -241,3 +241,62 @@ def quantile_runs() -> dict[str, QuantileRun]:
         "float16": QuantileRun(20, [gaussian(3, 4, 7, 7).half() for _ in range(3)]),
         "bfloat16": QuantileRun(20, [gaussian(3, 4, 7, 7).bfloat16() for _ in range(3)]),
     }
+
+
+RELEVANCE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+RELEVANCE_OPS = ("stabilized_ratio", "product_ratio", "relu_gate")
+
+
+class Relevance(NamedTuple):
+    """The arguments of `product_ratio`, in order; the other ops of `ops.relevance` take two of the tensors."""
+
+    x: torch.Tensor
+    grad: torch.Tensor
+    z: torch.Tensor
+    epsilon: float
+
+    def of(self, op: str) -> tuple:
+        tensors = {"stabilized_ratio": (self.grad, self.z), "product_ratio": self[:3], "relu_gate": (self.grad, self.z)}
+        return (*tensors[op], self.epsilon)
+
+
+def relevance_cases(dtype: torch.dtype) -> dict[str, Relevance]:
+    random = torch.Generator().manual_seed(7)
+    limits = torch.finfo(dtype)
+
+    def gaussian(*shape, epsilon=1e-6, scale=1.0):
+        x, grad, z = (torch.randn(3, *shape, generator=random, dtype=torch.float64) * scale).to(dtype)
+        return Relevance(x, grad, z, epsilon)
+
+    def like_relu(case):
+        return case._replace(z=case.z.clamp(min=0))
+
+    numbers = [0.0, 1e-6, 0.1, 1.0, 3.0, limits.max, limits.tiny, limits.smallest_normal / 4, INF]
+    specials = torch.tensor([*numbers, *(-number for number in numbers), float("nan")], dtype=dtype)
+    special = Relevance(*(t.flatten() for t in torch.meshgrid([specials] * 3, indexing="ij")), 1e-6)
+    large = gaussian(5003)
+    return {
+        "typical": gaussian(2, 3, 7, 5),
+        "of a ReLU": like_relu(gaussian(2, 3, 7, 5)),
+        "of a ReLU, epsilon 0": like_relu(gaussian(2, 3, 7, 5, epsilon=0.0)),
+        "no dimensions": gaussian(),
+        "one value": gaussian(1, 1),
+        "empty": gaussian(3, 0, 2),
+        "five dimensions": gaussian(2, 1, 3, 2, 4),
+        **{f"{n} values": gaussian(n) for n in (2, 7, 8, 9, 31, 63, 65)},
+        "more than a grid": large,
+        "not aligned": Relevance(large.x[1:], large.grad[1:].clone(), large.z[1:], 1e-6),
+        "channels last": Relevance(*(t.to(memory_format=torch.channels_last) for t in gaussian(2, 3, 5, 4)[:3]), 1e-6),
+        "specials": special,
+        **{f"specials, epsilon {e}": special._replace(epsilon=e) for e in (0.0, 0.1, 1e-45, 3e38)},
+        "epsilon 1": gaussian(300, epsilon=1),
+        "epsilon that float32 rounds": gaussian(3000, epsilon=0.1, scale=0.03),
+        "small values": gaussian(3000, epsilon=1e-7, scale=1e-6),
+    }
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal dtype, shape and values, the zeros' signs too; one NaN is as good as another."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    bits = [torch.where(t.isnan(), torch.nan, t).contiguous().view(whole) for t in (a, b)]
+    return a.dtype == b.dtype and torch.equal(*bits)

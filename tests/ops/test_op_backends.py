@@ -14,7 +14,14 @@ from netinterp_fast import _library
 from netinterp_fast.backends import current_backend, use_backend, why_not
 from netinterp_fast.ops import concept_area
 
-OPS = ["concept_area", "top_quantile_update", "unit_concept_overlap"]
+OPS = [
+    "concept_area",
+    "product_ratio",
+    "relu_gate",
+    "stabilized_ratio",
+    "top_quantile_update",
+    "unit_concept_overlap",
+]
 native = pytest.mark.skipif(not _library.cpu_levels(), reason="there are no native kernels")
 
 
@@ -79,7 +86,7 @@ def test_why_not_is_none_where_the_native_kernel_serves(op):
 
 
 def test_why_not_refuses_other_names():
-    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, top_quantile_update, unit_con"):
+    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, product_ratio, relu_gate, sta"):
         why_not("overlap")
 
 

@@ -21,6 +21,9 @@ AREA = """dict(
 QUANTILE = """dict(
     acts=torch.ones(2, 3, 4, 4), keep=4, buffer=torch.zeros(3, 8), count=torch.zeros(3, dtype=torch.int64),
     bound=torch.full((3,), float("-inf")))"""
+STABILIZED = "dict(relevance=torch.ones(2, 3, 4, 5), z=torch.ones(2, 3, 4, 5), epsilon=1e-6)"
+PRODUCT = "dict(x=torch.ones(2, 3, 4), grad=torch.ones(2, 3, 4), z=torch.ones(2, 3, 4), epsilon=1e-6)"
+GATE = "dict(grad=torch.ones(2, 3, 4), output=torch.ones(2, 3, 4), epsilon=1e-6)"
 NAN, INF, LONG = 'float("nan")', 'float("inf")', "dtype=torch.int64"
 BAD = {
     "unit_concept_overlap": (OVERLAP, [
@@ -88,6 +91,38 @@ BAD = {
         f"count=torch.full((3,), -1000000000, {LONG})",
         "bound=torch.zeros(2)",
         "bound=torch.zeros(3).double()",
+    ]),
+    "stabilized_ratio": (STABILIZED, [
+        "z=torch.ones(2, 3, 4)",
+        "z=torch.ones(1, 3, 4, 5)",
+        "z=torch.ones(2, 3, 5, 4)",
+        "z=torch.ones(2, 3, 5, 4).mT",
+        "z=torch.ones(2, 3, 4, 10)[..., ::2]",
+        "z=torch.ones(1, 1, 1, 1).expand(2, 3, 4, 5)",
+        "z=torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)",
+        "relevance=torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)",
+        "relevance=torch.ones(2, 3, 4, 10)[..., ::2], z=torch.ones(2, 3, 4, 10)[..., ::2]",
+        "relevance=torch.ones(5).expand(2, 3, 4, 5), z=torch.ones(5).expand(2, 3, 4, 5)",
+        "z=torch.ones(2, 3, 4, 5).half()",
+        "z=torch.ones(2, 3, 4, 5).double()",
+        "relevance=torch.ones(2, 3, 4, 5).int(), z=torch.ones(2, 3, 4, 5).int()",
+        f"epsilon={NAN}",
+        f"epsilon={INF}",
+        "epsilon=-1e-6",
+        "epsilon=1e39",
+    ]),
+    "product_ratio": (PRODUCT, [
+        "x=torch.ones(2, 3)",
+        "grad=torch.ones(2, 4, 3).mT",
+        "z=torch.ones(24)",
+        "grad=torch.ones(2, 3, 4).bfloat16()",
+        "epsilon=-1.0",
+    ]),
+    "relu_gate": (GATE, [
+        "grad=torch.ones(2, 3)",
+        "output=torch.ones(2, 4, 3).mT",
+        "output=torch.ones(2, 3, 4).double()",
+        "epsilon=-1.0",
     ]),
 }  # fmt: skip
 SCRIPT = """

@@ -1,0 +1,261 @@
+"""What relevance costs: `python -m benches.relevance [--quick]`.
+
+1. Agreement of `lrp` with zennit in float64, for every network and composite, before anything is timed.
+2. Time against FB, which is a forward pass and the gradient of the chosen outputs with respect to the input (no
+   parameter requires gradients, here as everywhere), and against zennit and, for epsilon, Captum. The peers are
+   prepared beforehand (`benches.relevance_peers`); `lrp` has nothing to prepare.
+3. Peak memory over that of a forward pass, each in a process of its own.
+4. Twenty targets of one image in one call, against as many calls of Captum's LRP.
+
+Weights are random, SqueezeNet's those of NETINTERP_FAST_TEST_DATA if set. Prints a table and writes
+benches/results/relevance.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .models import VGG16, ResNet18, SqueezeNet, he_initialised, random_batch_norms
+from .relevance_peers import CaptumPeer, ZennitPeer
+from .timing import environment, interleaved, own_peak_mb, ratio, save, spread
+
+NETS = {"VGG16": VGG16, "ResNet18": ResNet18, "SqueezeNet": SqueezeNet}
+CASES = [("VGG16", 224), ("ResNet18", 64), ("ResNet18", 224), ("SqueezeNet", 224)]
+# at most as many FB, and at least as many times faster than zennit, as the design asks for; the median over the cases
+AIMS = {
+    "epsilon": (1.15, 1.9), "epsilon_plus": (1.8, 1.9), "epsilon_gamma_box": (2.2, 4.0),
+    "epsilon_alpha2_beta1": (2.8, 2.1),
+}  # fmt: skip
+MEMORY_CASES = [("VGG16", 224, 1), ("ResNet18", 224, 8)]
+TOLERANCE = 1e-5  # of the largest relevance
+SMALL = 64  # side of the images for agreement
+TARGETS, TARGETS_AIM = 20, 2.0
+
+
+def network(name: str) -> torch.nn.Module:
+    """In evaluation mode; no parameter requires gradients."""
+    model = random_batch_norms(he_initialised(NETS[name]()))
+    data = os.environ.get("NETINTERP_FAST_TEST_DATA")
+    if name == "SqueezeNet" and data:
+        model.load_state_dict(load_file(Path(data) / "weights" / "squeezenet1_1.safetensors"))
+    return model.requires_grad_(False)
+
+
+def ours(model: torch.nn.Module, x: torch.Tensor, target=None, *, composite: str, **options) -> torch.Tensor:
+    from netinterp_fast import composites, lrp
+
+    rules = composites.epsilon_gamma_box(low=-3.0, high=3.0) if composite == "epsilon_gamma_box" else composite
+    return lrp(model, x, target, composite=rules, **options)
+
+
+def forward_backward(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The gradient of the sum of the chosen outputs."""
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0]
+
+
+def chosen(model: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest output of each image: its index [B], and the seed [B, n] that holds it and zeros."""
+    with torch.no_grad():
+        output = model(x)
+    target = output.argmax(1)
+    return target, seeds(output, target)
+
+
+def seeds(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(output).scatter_(1, target[:, None], output.gather(1, target[:, None]))
+
+
+def agreement(name: str) -> dict[str, float]:
+    """The largest difference from zennit in float64, relative to the largest relevance; AssertionError if too large."""
+    model, x = network(name).double(), torch.randn(2, 3, SMALL, SMALL, dtype=torch.float64)
+    _, seed = chosen(model, x)
+    differences = {}
+    for composite in AIMS:
+        theirs = ZennitPeer(model, composite)(x, seed)
+        differences[composite] = _difference(ours(model, x, seed, composite=composite), theirs)
+    several = torch.tensor([7, 0, 7])
+    with torch.no_grad():
+        output = model(x[:1])
+    theirs = ZennitPeer(model, "epsilon")(x[:1].repeat(3, 1, 1, 1), seeds(output.repeat(3, 1), several))
+    differences["targets"] = _difference(ours(model, x[:1], composite="epsilon", targets=several)[:, 0], theirs)
+    print(f"{name}: {max(differences.values()):.1e} of the largest relevance apart from zennit at most", flush=True)
+    wrong = {what: d for what, d in differences.items() if not d <= TOLERANCE}
+    if wrong:
+        raise AssertionError(f"relevance of {name} differs from zennit's: {wrong}")
+    return differences
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.shape != b.shape:
+        raise AssertionError(f"relevance has shape {list(a.shape)}, zennit's {list(b.shape)}")
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def speed(name: str, side: int, batch: int, quick: bool) -> list[dict]:
+    """Every composite on one network and size."""
+    model, x = network(name), torch.randn(batch, 3, side, side)
+    target, seed = chosen(model, x)
+    baseline = partial(forward_backward, model, x, target)
+    baseline()
+    repeats = _repeats(_seconds(baseline), quick)
+    rows = []
+    for composite in AIMS:
+        candidates: dict[str, Callable[[], object]] = {
+            "FB": baseline,
+            "ours": partial(ours, model, x, seed, composite=composite),
+            "zennit": partial(ZennitPeer(model, composite), x, seed),
+        }
+        if composite == "epsilon":
+            candidates["Captum"] = partial(CaptumPeer(model), x, target)
+        rows.append(_speed_row(interleaved(candidates, repeats), name, side, batch, composite))
+    return rows
+
+
+def _repeats(seconds: float, quick: bool) -> int:
+    """Few where a run takes long."""
+    return max(2, min(3 if quick else 9, int(2 / seconds)))
+
+
+def _speed_row(seconds: dict[str, list[float]], name: str, side: int, batch: int, composite: str) -> dict:
+    peers = [who for who in seconds if who not in ("FB", "ours")]
+    row = {
+        "network": name, "side": side, "batch": batch, "composite": composite, "repeats": len(seconds["FB"]),
+        "FB_ms": {what: 1e3 * value for what, value in spread(seconds["FB"]).items()},
+        "ms": {who: 1e3 * spread(runs)["median"] for who, runs in seconds.items()},
+        "FB_multiples": {who: ratio(runs, seconds["FB"]) for who, runs in seconds.items() if who != "FB"},
+        "times_faster_than": {who: ratio(seconds[who], seconds["ours"]) for who in peers},
+    }  # fmt: skip
+    multiples = ", ".join(f"{who} {m:.2f}" for who, m in row["FB_multiples"].items())
+    times = ", ".join(f"{t:.2f}x {who}" for who, t in row["times_faster_than"].items())
+    case = f"{name} {side}x{side}, batch {batch}, {composite}"
+    print(f"{case}: FB {row['ms']['FB']:.1f} ms; in FB {multiples}; ours {times}", flush=True)
+    return row
+
+
+def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """The medians over the cases, against the aims."""
+    medians = {}
+    for composite, (most, least) in AIMS.items():
+        these = [row for row in rows if row["composite"] == composite]
+        cost = statistics.median(row["FB_multiples"]["ours"] for row in these)
+        times = statistics.median(row["times_faster_than"]["zennit"] for row in these)
+        print(f"{composite}: {cost:.2f} FB (asked {most} at most), {times:.2f}x zennit (asked {least}x)", flush=True)
+        medians[composite] = {"FB": cost, "FB_asked": most, "times_zennit": times, "times_zennit_asked": least}
+    return medians
+
+
+def memory(cases: list[tuple[str, int, int]]) -> list[dict]:
+    """MB over the peak of a forward pass without gradients."""
+    rows = []
+    for name, side, batch in cases:
+        measure = partial(_peak_memory, name, side, batch)
+        base = measure("FB", "epsilon")
+        for composite in AIMS:
+            mb = {"FB": base} | {who: measure(who, composite) for who in ("ours", "zennit")}
+            rows.append({"network": name, "side": side, "batch": batch, "composite": composite, "mb": mb})
+            text = ", ".join(f"{who} {value:.0f}" for who, value in mb.items())
+            print(f"{name} {side}x{side}, batch {batch}, {composite}: MB over a forward pass: {text}", flush=True)
+    return rows
+
+
+def _peak_memory(name: str, side: int, batch: int, who: str, composite: str) -> float:
+    command = [sys.executable, "-m", "benches.relevance", "--memory", name, str(side), str(batch), who, composite]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def _own_memory(name: str, side: str, batch: str, who: str, composite: str) -> float:
+    """What one run adds to this process's peak; zennit's copy of the network takes the place of the network."""
+    torch.manual_seed(0)
+    model, x = network(name), torch.randn(int(batch), 3, int(side), int(side))
+    target, seed = chosen(model, x)
+    if who == "zennit":
+        peer = ZennitPeer(model, composite)
+        model = peer.model
+        run = partial(peer, x, seed)
+    elif who == "ours":
+        run = partial(ours, model, x, seed, composite=composite)
+    else:
+        run = partial(forward_backward, model, x, target)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is in use now
+    with torch.no_grad():
+        model(x)
+    before = own_peak_mb()
+    run()
+    return own_peak_mb() - before
+
+
+def many_targets(quick: bool) -> dict:
+    """Relevance of 20 outputs of VGG16, by the epsilon rule, which is Captum's default."""
+    model, x = network("VGG16"), torch.randn(1, 3, 224, 224)
+    targets = torch.randperm(1000)[:TARGETS]
+    captum, calls = CaptumPeer(model), 5 if quick else TARGETS
+
+    def one_by_one():
+        for target in targets[:calls]:
+            captum(x, target[None])
+
+    candidates = {"ours": partial(ours, model, x, composite="epsilon", targets=targets), "captum": one_by_one}
+    seconds = interleaved(candidates, 1 if quick else 2)
+    seconds["captum"] = [s * TARGETS / calls for s in seconds["captum"]]
+    times = ratio(seconds["captum"], seconds["ours"])
+    print(
+        f"VGG16, {TARGETS} targets of one image: {spread(seconds['ours'])['median']:.1f} s in one call, {times:.2f}x "
+        f"as fast as {TARGETS} calls of Captum (asked {TARGETS_AIM}x; {calls} calls timed)",
+        flush=True,
+    )
+    return {
+        "targets": TARGETS, "seconds": spread(seconds["ours"]), "captum_seconds": spread(seconds["captum"]),
+        "captum_calls_timed": calls, "times_captum": times, "asked": TARGETS_AIM,
+    }  # fmt: skip
+
+
+def _warn_of_load() -> float:
+    """Processes running before this one starts; others make the threads of a layer wait for each other, not work."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(
+            f"other processes are running (load {load:.1f}): times and their ratios are not to be trusted", flush=True
+        )
+    return load
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benches.relevance", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="single images, fewer repeats, memory of one network")
+    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        print(_own_memory(*options.memory))
+        return
+    torch.manual_seed(0)
+    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    load = _warn_of_load()
+    agreed = {name: agreement(name) for name in NETS}
+    batches = (1,) if options.quick else (1, 8)
+    rows = [row for name, side in CASES for batch in batches for row in speed(name, side, batch, options.quick)]
+    figures = {"load_before": load, "agreement": agreed, "speed": rows, "medians": summary(rows)}
+    figures["memory"] = memory(MEMORY_CASES[:1] if options.quick else MEMORY_CASES)
+    figures["many_targets"] = many_targets(options.quick)
+    print(f"written to {save('relevance', figures)}")
+
+
+if __name__ == "__main__":
+    main()

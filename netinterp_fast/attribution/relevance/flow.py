@@ -1,0 +1,537 @@
+"""Relevance propagation as a modified backward pass.
+
+The gradient that reaches a tensor t of the forward pass is one of three things, noted in `Traced.arrives`:
+
+    MULTIPLIER  c, the relevance of t being t * c. The usual state: reshaping, slicing, pooling by maximum and scaling
+                are then right as they are, and a ReLU costs what it costs the gradient.
+    RATIO       s = R / (t + epsilon sign t): t is the output of an affine layer under the epsilon rule, whose own
+                gradient W^T s is the multiplier of its input.
+    RELEVANCE   R itself: t is the output of a layer whose rule needs it.
+
+An activation that follows turns c into what its input expects in one step (`_Activation`); before any other operation
+`Flow.multiplier` inserts that step alone. `Flow.relevance` gives the tensor as a layer needs it that hands R itself to
+its input.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import nn
+
+from ...interpose import Call, Interposition, stop_without_rule
+from ...ops import product_ratio, relu_gate
+from . import layer_types as types
+from . import operations
+from .composites import Composite
+from .layer import AffineLayer
+from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule, Stabilizer, ratio
+
+
+class Arrives(Enum):
+    MULTIPLIER = 0
+    RATIO = 1
+    RELEVANCE = 2
+
+
+@dataclass(eq=False)
+class Traced:
+    """What is known of a tensor of the forward pass.
+
+    nonneg      it has no negative value
+    gate        it is an attention weight or a gate (softmax, sigmoid): a constant factor where it multiplies
+    layer       the affine layer that it is the direct output of: a batch norm or a ReLU that follows belongs to it
+    relevance   the same tensor, expecting R; or how to make it
+    multiplier  the same tensor, expecting c
+    """
+
+    arrives: Arrives = Arrives.MULTIPLIER
+    stabilizer: Stabilizer = 0.0
+    nonneg: bool = False
+    gate: bool = False
+    layer: AffineLayer | None = None
+    rule: AffineRule | None = None
+    relevance: torch.Tensor | Callable[[], torch.Tensor] | None = None
+    multiplier: torch.Tensor | None = field(default=None, repr=False)
+
+
+class NeedsRelevance(Exception):
+    """A rule needs the relevance of a tensor for which this was not kept: run again with keep=True."""
+
+
+# ---- backward steps -------------------------------------------------------------------------------------------------
+
+
+def _share(y: torch.Tensor, c: torch.Tensor, z: torch.Tensor, arrives: Arrives, stabilizer: Stabilizer) -> torch.Tensor:
+    """What z expects, where y = f(z) has the multiplier c, so the relevance y * c, which is also that of z."""
+    if arrives is Arrives.RELEVANCE:
+        return y * c
+    return (y * c) / stabilizer(z) if callable(stabilizer) else product_ratio(y, c, z, stabilizer)
+
+
+class _Activation(torch.autograd.Function):
+    """y = f(z), which passes the relevance y * c on to z."""
+
+    @staticmethod
+    def forward(ctx, z, y, traced, is_relu):
+        ctx.arrives, ctx.stabilizer = traced.arrives, traced.stabilizer
+        ctx.from_output = traced.arrives is Arrives.RELEVANCE or (is_relu and not callable(traced.stabilizer))
+        ctx.save_for_backward(*((y,) if ctx.from_output else (y, z)))
+        return y
+
+    @staticmethod
+    def backward(ctx, c):
+        y, *z = ctx.saved_tensors
+        if ctx.from_output and ctx.arrives is Arrives.RATIO:
+            return relu_gate(c, y, ctx.stabilizer), None, None, None
+        return _share(y, c, z[0] if z else y, ctx.arrives, ctx.stabilizer), None, None, None
+
+
+class _Ratio(torch.autograd.Function):
+    """z, expecting R where z itself expects R / (z + epsilon sign z)."""
+
+    @staticmethod
+    def forward(ctx, z, stabilizer):
+        ctx.stabilizer = stabilizer
+        ctx.save_for_backward(z)
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx, relevance):
+        return ratio(relevance, *ctx.saved_tensors, ctx.stabilizer), None
+
+
+class _Quotient(torch.autograd.Function):
+    """y = f(x) with f(0) = 0 of a tensor x that expects a multiplier: R = y c = x (y c / x)."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, c):
+        x, y = ctx.saved_tensors
+        return torch.where(x == 0, 0, y * c / x), None
+
+
+class _Same(torch.autograd.Function):
+    """The value y, whose gradient goes to `source` as it is."""
+
+    @staticmethod
+    def forward(ctx, source, y):
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class _WithRule(torch.autograd.Function):
+    """The output y of an affine layer, with the rule's backward pass from its relevance."""
+
+    @staticmethod
+    def forward(ctx, x, y, layer, rule):
+        ctx.layer, ctx.rule = layer, rule
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx, relevance):
+        (x,) = ctx.saved_tensors
+        return ctx.rule.backward(ctx.layer, x, relevance), None, None, None
+
+
+class _ActivationGradient(torch.autograd.Function):
+    """y = f(x) with the gradient that an `ActivationRule` gives it."""
+
+    @staticmethod
+    def forward(ctx, x, y, rule):
+        ctx.rule = rule
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.rule.backward(grad, *ctx.saved_tensors), None, None
+
+
+# ---- the forward pass -----------------------------------------------------------------------------------------------
+
+
+class Flow(Interposition):
+    """Runs a model so that the backward pass of its output is the relevance propagation of a composite."""
+
+    def __init__(self, model: nn.Module, composite: Composite, keep: bool = False):
+        super().__init__(model)
+        self.composite, self.keep = composite, keep
+        self.rules = composite.assign(model)
+        self._functional_rule = functools.cache(composite.functional_rule)
+        self.variants: dict[tuple, tuple] = {}
+        self._noted: list[weakref.ref[Traced]] = []
+
+    def start(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The model's input; its gradient will be its relevance."""
+        return self.note(inputs, Traced(Arrives.RELEVANCE))
+
+    def note(self, tensor: torch.Tensor, traced: Traced) -> torch.Tensor:
+        self._noted.append(weakref.ref(traced))
+        return self.mark(tensor, traced)
+
+    def forget(self) -> None:
+        """Drop what is known of all tensors. Each step that was made of a tensor refers back to it through the graph, a
+        circle that Python's garbage collector does not see."""
+        for traced in self._noted:
+            if (traced := traced()) is not None:
+                traced.relevance = traced.multiplier = traced.layer = None
+        self._noted.clear()
+
+    def multiplier(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the forward pass as an operation takes it that returns multipliers."""
+        traced = self.known(tensor)
+        if traced is None:
+            return tensor.detach()
+        if traced.arrives is Arrives.MULTIPLIER:
+            return tensor
+        self._general_output(traced)
+        if traced.multiplier is None:
+            traced.multiplier = _Activation.apply(tensor, tensor.detach(), traced, False)
+        return traced.multiplier
+
+    def relevance(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the forward pass as an operation takes it that returns relevance."""
+        traced = self.known(tensor)
+        if traced is None:
+            return tensor.detach()
+        self._general_output(traced)
+        if traced.arrives is Arrives.RELEVANCE:
+            return tensor
+        if traced.relevance is None and traced.arrives is Arrives.RATIO:
+            traced.relevance = _Ratio.apply(tensor, traced.stabilizer)
+        elif callable(traced.relevance):
+            traced.relevance = traced.relevance()
+        if traced.relevance is None:
+            raise NeedsRelevance
+        return traced.relevance
+
+    def _general_output(self, traced: Traced) -> None:
+        """Something other than a ReLU uses a layer's output: relevance may come to negative ones too."""
+        if traced.layer is not None:
+            traced.layer.otherwise_used = True
+
+    # ---- which call is answered how
+
+    def answer(self, call: Call):
+        name = call.name
+        if name in operations.CONSTANT:
+            return call.with_tensors(torch.Tensor.detach)
+        if name in operations.DROPOUTS and not call.argument(2, "training", True):
+            return call.args[0]
+        return self._handler(name)(call)
+
+    def _handler(self, name: str) -> Callable:
+        if name in types.AFFINE:
+            return self._affine
+        if name == "batch_norm":
+            return self._batch_norm
+        if name in types.SUMS or name in types.MEANS or name in types.RESIZES:
+            return self._sum
+        if name in types.NORMALIZATIONS:
+            return self._normalization
+        if name == "softmax":
+            return self._softmax
+        if types.activation_type(name) is not None:
+            return self._activation
+        if name in operations.PRODUCTS:
+            return self._product
+        if name in operations.MATRIX_PRODUCTS:
+            return self._matrix_product
+        if name == "scaled_dot_product_attention":
+            return self._attention
+        if name in operations.STRUCTURE:
+            return self._structure
+        return self._unknown
+
+    def _rule_for(self, parameter: torch.Tensor | None, kind: type[nn.Module]) -> Rule | None:
+        """By the module that owns a parameter, else by what the call counts as."""
+        name, module = self.layer_of(parameter)
+        return self._functional_rule(kind) if module is None else self.rules.get(name)
+
+    def _gradient(self, call: Call):
+        """No rule: relevance passes as the gradient of the operation."""
+        return self._note_all(call.with_tensors(self.relevance), lambda out: Traced(Arrives.RELEVANCE))
+
+    def _note_all(self, result, traced_of: Callable[[torch.Tensor], Traced]):
+        """Note the tensors that depend on the input in a call's result."""
+        if isinstance(result, torch.Tensor):
+            return self.note(result, traced_of(result)) if result.requires_grad else result
+        if isinstance(result, (list, tuple)):
+            return type(result)([self._note_all(part, traced_of) for part in result])
+        return result
+
+    # ---- affine layers
+
+    def _affine(self, call: Call):
+        x, weight = call.argument(0, "input"), call.argument(1, "weight")
+        bias = call.argument(2, "bias")
+        kind = types.AFFINE[call.name]
+        rule = self._rule_for(weight, kind)
+        if self.known(x) is None or any(t is not None and self.known(t) is not None for t in (weight, bias)):
+            return self._unknown(call)
+        if rule is None:
+            return self._gradient(call)
+        if not isinstance(rule, AffineRule):
+            raise TypeError(f"layer {self.last_layer!r} has the rule {rule}, which is not for layers with weights")
+        return self._apply(self._layer(call, x, weight, bias), rule, None)
+
+    def _layer(self, call: Call, x, weight, bias) -> AffineLayer:
+        rest, func = call.args[3:], call.func
+        options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
+        transposed = "transpose" in call.name
+        return AffineLayer(
+            op=lambda x, w, b: func(x, w, b, *rest, **options),
+            x=x,
+            weight=weight.detach(),
+            bias=None if bias is None else bias.detach(),
+            variants=self.variants,
+            nonneg=self.known(x).nonneg,
+            out_dim=int(transposed),
+            groups=call.argument(6, "groups", 1) if transposed else 1,
+        )
+
+    def _apply(self, layer: AffineLayer, rule: AffineRule, output: torch.Tensor | None) -> torch.Tensor:
+        """A layer's output, which a batch norm may have given already."""
+        if isinstance(rule, Epsilon) and not rule.zero_params:
+            y = layer.op(self.multiplier(layer.x), layer.weight, layer.bias) if output is None else output
+            return self.note(y, Traced(Arrives.RATIO, rule.stabilizer, layer=layer, rule=rule))
+        x = self.relevance(layer.x) if rule.returns_relevance else self.multiplier(layer.x)
+        value = layer.op(x.detach(), layer.weight, layer.bias) if output is None else output.detach()
+        return self.note(_WithRule.apply(x, value, layer, rule), Traced(Arrives.RELEVANCE, layer=layer, rule=rule))
+
+    def _batch_norm(self, call: Call):
+        x, mean, var = (call.argument(i, name) for i, name in enumerate(("input", "running_mean", "running_var")))
+        weight, bias = call.argument(3, "weight"), call.argument(4, "bias")
+        if call.argument(5, "training", False):
+            raise ValueError(
+                "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
+            )
+        rule = self._rule_for(weight, nn.BatchNorm2d)
+        traced = self.known(x)
+        if traced.layer is None or (traced.layer.x.dim() == 2) != (x.dim() == 2):
+            return self._gradient(call) if rule is None else self._batch_norm_alone(call, x, rule)
+        scale = torch.rsqrt(var + call.argument(7, "eps", 1e-5))
+        scale = scale if weight is None else scale * weight.detach()
+        shift = -mean * scale if bias is None else bias.detach() - mean * scale
+        merged = traced.layer.after_batch_norm(scale, shift)
+        if traced.arrives is Arrives.RATIO:
+            return self._apply(merged, traced.rule, call.with_tensors(lambda t: t if t is x else t.detach()))
+        return self._apply(merged, traced.rule, call.with_tensors(torch.Tensor.detach))
+
+    def _batch_norm_alone(self, call: Call, x: torch.Tensor, rule: Rule):
+        """A batch norm that follows no affine layer."""
+        if isinstance(rule, Norm):
+            return self._norm(call, rule)
+        y = call.with_tensors(torch.Tensor.detach)
+        return self.note(_Same.apply(self.relevance(x), y), Traced(Arrives.RELEVANCE))
+
+    # ---- sums, averages and products
+
+    def _sum(self, call: Call):
+        kind = types.SUMS.get(call.name) or types.MEANS.get(call.name) or types.RESIZES[call.name]
+        rule = self._functional_rule(kind)
+        return self._gradient(call) if rule is None else self._norm(call, rule)
+
+    def _norm(self, call: Call, rule: Rule):
+        """Affine in its inputs as it is."""
+        if not isinstance(rule, Norm):
+            raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Norm")
+        nonneg = call.name not in ("sub", "rsub") and self._all_nonneg(call)
+        y = call.with_tensors(self.multiplier)
+        return self._note_all(y, lambda out: Traced(Arrives.RATIO, rule.stabilizer, nonneg=nonneg))
+
+    def _all_nonneg(self, call: Call) -> bool:
+        known = [self.known(tensor) for tensor in call.tensors()]
+        numbers = [v for v in (*call.args[1:], call.kwargs.get("alpha", 1)) if isinstance(v, (int, float))]
+        weights_are_nonneg = call.kwargs.get("mode") != "bicubic"
+        return weights_are_nonneg and all(t and t.nonneg for t in known) and all(v >= 0 for v in numbers)
+
+    def _normalization(self, call: Call):
+        """A layer norm with its statistics as constants is affine: value = mean and standard deviation detached."""
+        rule = self._functional_rule(types.NORMALIZATIONS[call.name])
+        if rule is None:
+            return self._gradient(call)
+        x = self.multiplier(call.argument(0, "input"))
+        y = _affine_normalization(call, x)
+        return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
+
+    def _product(self, call: Call):
+        """x * y where one factor is a constant or a gate: the other one's multiplier is scaled."""
+        a, b = call.args[:2] if len(call.args) > 1 else (call.args[0], next(iter(call.kwargs.values())))
+        traced = [self.known(t) if isinstance(t, torch.Tensor) else None for t in (a, b)]
+        if "div" in call.name and traced[1] is not None:
+            return self._unknown(call)
+        factors = [i for i in (0, 1) if traced[i] is None or traced[i].gate]
+        if len(factors) != 1:
+            return self._unknown(call)
+        return self._scaled(call, (a, b)[factors[0]])
+
+    def _scaled(self, call: Call, factor):
+        """Linear in everything but `factor`."""
+        if self._functional_rule(types.Sum) is None:
+            return self._gradient(call)
+        y = call.with_tensors(lambda t: t.detach() if t is factor else self.multiplier(t))
+        others = [t for t in call.tensors() if t is not factor]
+        known = self.known(factor) if isinstance(factor, torch.Tensor) else None
+        nonneg = known is not None and known.nonneg and self.known(others[0]).nonneg
+        return self.note(y, Traced(nonneg=nonneg, relevance=self._kept(lambda: self._same(others[0], y))))
+
+    def _matrix_product(self, call: Call):
+        a, b = call.args[:2]
+        traced = [self.known(t) for t in (a, b)]
+        factors = [i for i in (0, 1) if traced[i] is None or traced[i].gate]
+        rule = self._functional_rule(nn.MultiheadAttention)
+        if len(factors) != 1:
+            return self._unknown(call)
+        if rule is None:
+            return self._gradient(call)
+        factor = (a, b)[factors[0]]
+        y = call.with_tensors(lambda t: t.detach() if t is factor else self.multiplier(t))
+        return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
+
+    def _softmax(self, call: Call):
+        """Attention weights are constants: nothing goes back through them."""
+        if self._functional_rule(nn.MultiheadAttention) is None:
+            return self._gradient(call)
+        message = (
+            f"{call.name} (after layer {self.last_layer!r}) is taken as attention weights, which are constants; "
+            "to explain a class, explain its logit before the softmax"
+        )
+        y = stop_without_rule(call.with_tensors(self.multiplier), message)
+        return self.note(y, Traced(gate=True, nonneg=True))
+
+    def _attention(self, call: Call):
+        rule = self._functional_rule(nn.MultiheadAttention)
+        if rule is None:
+            return self._gradient(call)
+        value = call.argument(2, "value")
+        y = call.with_tensors(lambda t: self.multiplier(t) if t is value else t.detach())
+        return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
+
+    # ---- activations and structure
+
+    def _activation(self, call: Call):
+        x = call.argument(0, "input")
+        traced = self.known(x)
+        rule = self._activation_rule(call)
+        if rule is None:
+            return self._gradient(call)
+        if isinstance(rule, ActivationRule):
+            y = _ActivationGradient.apply(self.relevance(x), call.with_tensors(torch.Tensor.detach), rule)
+            return self.note(y, Traced(Arrives.RELEVANCE))
+        if not isinstance(rule, Pass):
+            raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Pass")
+        return self._pass(call, x, traced)
+
+    def _activation_rule(self, call: Call) -> Rule | None:
+        kind = types.activation_type(call.name)
+        return self._rule_for(call.args[1], kind) if call.name == "prelu" else self._functional_rule(kind)
+
+    def _pass(self, call: Call, x: torch.Tensor, traced: Traced):
+        is_relu = call.name == "relu"
+        value = call.with_tensors(torch.Tensor.detach)
+        if traced.arrives is not Arrives.MULTIPLIER:
+            if is_relu and traced.layer is not None:
+                traced.layer.relu_follows = True
+            else:
+                self._general_output(traced)
+            y = _Activation.apply(x, value, traced, is_relu)
+        elif call.name in operations.ZERO_AT_ZERO:
+            y = _Quotient.apply(x, value)
+        else:
+            y = _Activation.apply(self.relevance(x), value, Traced(Arrives.RELEVANCE), False)
+        kept = self._kept(lambda: self._same(x, value))
+        return self.note(
+            y, Traced(nonneg=call.name in operations.NONNEGATIVE, gate=call.name in operations.GATES, relevance=kept)
+        )
+
+    def _structure(self, call: Call):
+        if self._functional_rule(types.Sum) is None:
+            return self._gradient(call)
+        nonneg = all(traced is None or traced.nonneg for traced in map(self.known, call.tensors()))
+        nonneg = nonneg and call.name not in operations.MAY_CHANGE_SIGN and self._pads_with_zeros(call)
+        result = call.with_tensors(self.multiplier)
+        repeated = functools.cache(lambda: call.with_tensors(self.relevance))
+
+        def noted(part, i: int | None = None):
+            def make() -> torch.Tensor:
+                return repeated() if i is None else repeated()[i]
+
+            return self._note_all(part, lambda out: Traced(nonneg=nonneg, relevance=self._kept(make, out._is_view())))
+
+        if isinstance(result, torch.Tensor):
+            return noted(result)
+        return type(result)([noted(part, i) for i, part in enumerate(result)])
+
+    def _unknown(self, call: Call):
+        """No rule is known: an error once relevance reaches it, unless the composite passes the gradient."""
+        if self.composite.unknown == "gradient":
+            return self._gradient(call)
+        message = (
+            f"no rule of relevance propagation for {call.name} (after layer {self.last_layer!r}); "
+            "a composite with unknown='gradient' passes the gradient"
+        )
+        result = call.with_tensors(self.multiplier)
+        if isinstance(result, torch.Tensor) and result.requires_grad:
+            return self.note(stop_without_rule(result, message), Traced())
+        return self._note_all(result, lambda out: Traced())
+
+    @staticmethod
+    def _pads_with_zeros(call: Call) -> bool:
+        return call.name != "pad" or not (call.argument(3, "value", None) or 0) < 0
+
+    def _same(self, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return _Same.apply(self.relevance(source), value)
+
+    def _kept(self, make: Callable[[], torch.Tensor], cheap: bool = False) -> Callable[[], torch.Tensor] | None:
+        """How to make a tensor that expects relevance; forgotten where it is seldom needed and costs memory to keep."""
+        return make if self.keep or cheap else None
+
+
+def _affine_normalization(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """A layer, group, instance or RMS norm of x whose deviations are constants: the same values, linear in x.
+
+    y = (x - mean) / std * weight + bias, the mean a linear function of x, std a constant (Ali et al., ICML 2022)."""
+    if call.name == "rms_norm":
+        shape = call.argument(1, "normalized_shape")
+        eps = call.argument(3, "eps") or torch.finfo(x.dtype).eps
+        square = x.detach().square().mean(tuple(range(-len(shape), 0)), keepdim=True)
+        return _scaled_and_shifted(x * torch.rsqrt(square + eps), call, 2, None, tuple(shape))
+    if call.name == "layer_norm":
+        shape = tuple(call.argument(1, "normalized_shape"))
+        dims, weight_shape = tuple(range(-len(shape), 0)), shape
+        weight_at, bias_at, eps = 2, 3, call.argument(4, "eps", 1e-5)
+        grouped = x
+    else:
+        groups = call.argument(1, "num_groups") if call.name == "group_norm" else x.shape[1]
+        weight_at, bias_at, eps = (
+            (2, 3, call.argument(4, "eps", 1e-5))
+            if call.name == "group_norm"
+            else (3, 4, call.argument(7, "eps", 1e-5))
+        )
+        grouped = x.reshape(x.shape[0], groups, -1)
+        dims, weight_shape = (-1,), (1, -1, *[1] * (x.dim() - 2))
+    variance = grouped.detach().var(dims, unbiased=False, keepdim=True)
+    y = ((grouped - grouped.mean(dims, keepdim=True)) * torch.rsqrt(variance + eps)).reshape(x.shape)
+    return _scaled_and_shifted(y, call, weight_at, bias_at, weight_shape)
+
+
+def _scaled_and_shifted(y, call: Call, weight_at: int, bias_at: int | None, shape: tuple[int, ...]) -> torch.Tensor:
+    weight = call.argument(weight_at, "weight")
+    bias = None if bias_at is None else call.argument(bias_at, "bias")
+    y = y if weight is None else y * weight.detach().view(shape)
+    return y if bias is None else y + bias.detach().view(shape)

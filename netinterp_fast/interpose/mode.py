@@ -1,0 +1,207 @@
+"""A model's functional calls, seen and replaced while it runs.
+
+A `TorchFunctionMode` that is active during the forward pass receives every call on a tensor, whether it comes from an
+`nn.Module`, a function, an operator or an in-place method. A subclass of `Interposition` answers the calls on tensors
+that depend on the input with its own computation of the same output and another backward pass. Nothing is left on the
+model when the mode ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import types as python_types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+# Calls that only ask about a tensor.
+_QUESTIONS = frozenset(
+    "shape size dim ndim dtype device numel stride is_contiguous requires_grad is_floating_point is_complex is_cuda "
+    "is_cpu is_nested is_sparse is_quantized layout grad_fn is_leaf len element_size storage_offset names "
+    "is_inference get_device type data_ptr untyped_storage repr format".split()
+)
+
+
+class NoRuleError(RuntimeError):
+    """The method has no rule for an operation that its backward pass reached."""
+
+
+class Call:
+    """One functional call: `name` is the same for a module, a function, an operator and an in-place form of it."""
+
+    __slots__ = ("args", "func", "in_place", "kwargs", "name")
+
+    def __init__(self, func: Callable, args: tuple, kwargs: dict):
+        name = func.__name__
+        if name == "__get__":
+            name = func.__self__.__name__  # a property of Tensor
+        method_in_place = name.endswith("_") and not name.endswith("__")
+        self.name = name.strip("_")
+        self.in_place = method_in_place or bool(kwargs.get("inplace")) or name == "__setitem__"
+        self.func = _out_of_place(func) if method_in_place else func
+        self.args, self.kwargs = args, kwargs
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """The tensors among the arguments, also those in lists."""
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, torch.Tensor):
+                yield value
+            elif isinstance(value, (list, tuple)):
+                yield from (item for item in value if isinstance(item, torch.Tensor))
+
+    def with_tensors(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """Run the call, out of place, on converted tensors."""
+        kwargs = {key: _converted(value, convert) for key, value in self.kwargs.items()}
+        if kwargs.get("inplace"):
+            kwargs["inplace"] = False
+        args = tuple(_converted(value, convert) for value in self.args)
+        if self.name != "setitem":
+            return self.func(*args, **kwargs)
+        result = args[0].clone()
+        result[args[1]] = args[2]
+        return result
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument that may be given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+def _converted(value: Any, convert: Callable) -> Any:
+    if isinstance(value, torch.Tensor):
+        return convert(value)
+    if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
+        return type(value)([convert(item) if isinstance(item, torch.Tensor) else item for item in value])
+    return value
+
+
+@functools.cache
+def _out_of_place(func: Callable) -> Callable:
+    name = func.__name__.rstrip("_")
+    for owner in (torch.Tensor, torch, torch.nn.functional):
+        if hasattr(owner, name):
+            return getattr(owner, name)
+    raise NoRuleError(f"{func.__name__} changes its argument in place and has no other form")
+
+
+@functools.cache
+def _without_dispatch(func: Callable) -> Callable:
+    """A Python function of torch that does not hand itself to the mode again, though the calls in it do."""
+    scope = {**func.__globals__, "has_torch_function": lambda tensors: False}
+    copy = python_types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+class Interposition(TorchFunctionMode):
+    """Runs a model while `answer` replaces the calls on tensors that depend on its input.
+
+    A tensor that depends on the input is one that `self.mark` was called on: it carries the subclass's knowledge of it.
+    All other tensors (parameters, buffers, constants) are handled by torch as ever.
+    """
+
+    # Calls that are taken apart: the mode sees the calls inside them.
+    COMPOUND = frozenset({"multi_head_attention_forward"})
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self._owners = {
+            id(parameter): (name, module)
+            for name, module in reversed(list(model.named_modules()))
+            for parameter in module.parameters(recurse=False)
+        }
+        self.last_layer = ""
+        self._annotated: list[torch.Tensor] = []
+
+    def answer(self, call: Call) -> Any:
+        """The result of a call with a marked tensor among its arguments; the subclass's part."""
+        raise NotImplementedError
+
+    def mark(self, tensor: torch.Tensor, knowledge: Any) -> torch.Tensor:
+        """Note what is known of a tensor that depends on the input."""
+        tensor._interposed = (self, knowledge)
+        return tensor
+
+    def known(self, tensor: torch.Tensor) -> Any:
+        """What `mark` noted of a tensor in this run, or None."""
+        owner, knowledge = getattr(tensor, "_interposed", (None, None))
+        return knowledge if owner is self else None
+
+    def layer_of(self, parameter: torch.Tensor | None) -> tuple[str, torch.nn.Module | None]:
+        """Name and module that a parameter, or a view of one, belongs to; ("", None) for other tensors."""
+        base = parameter if parameter is None or parameter._base is None else parameter._base
+        name, module = self._owners.get(id(base), ("", None))
+        if name:
+            self.last_layer = name
+        return name, module
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        call = Call(func, args, kwargs)
+        if call.name in _QUESTIONS:
+            return func(*args, **kwargs)
+        call.args = tuple(_converted(value, self.current) for value in args)
+        call.kwargs = {key: _converted(value, self.current) for key, value in kwargs.items()}
+        if not any(self.known(tensor) is not None for tensor in call.tensors()):
+            return func(*call.args, **call.kwargs)
+        if call.name in self.COMPOUND:
+            super().__enter__()
+            try:
+                return _without_dispatch(func)(*call.args, **call.kwargs)
+            finally:
+                super().__exit__(None, None, None)
+        if "out" in kwargs:
+            raise NoRuleError(f"{call.name} writes to out=; use its result instead")
+        result = self.answer(call)
+        if call.in_place:
+            self._replace(call.args[0] if args else next(iter(call.kwargs.values())), result)
+        return result
+
+    def _replace(self, target: torch.Tensor, result: torch.Tensor) -> None:
+        """An in-place call computes a new tensor, which from then on stands for the changed one."""
+        if result is target:
+            return
+        changed = [(target, result)]
+        if target._base is not None:
+            changed.append((target._base, None))  # changed too, in a way that is not followed
+        for tensor, replacement in changed:
+            tensor._replaced_by = (self, replacement)
+            if self.known(tensor) is None:  # it may be the model's own, and must not keep the note
+                self._annotated.append(tensor)
+
+    def current(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor that stands for this one after in-place calls."""
+        while (replacement := self._replacement(tensor)) is not tensor:
+            if replacement is None:
+                raise NoRuleError("a tensor is used again after a view of it was changed in place")
+            tensor = replacement
+        if tensor._base is not None and self._replacement(tensor._base) is not tensor._base:
+            raise NoRuleError("a view is used again after the tensor it belongs to was changed in place")
+        return tensor
+
+    def _replacement(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        owner, replacement = getattr(tensor, "_replaced_by", (None, None))
+        return replacement if owner is self else tensor
+
+    def __exit__(self, *exception):
+        for tensor in self._annotated:
+            del tensor._replaced_by
+        self._annotated.clear()
+        return super().__exit__(*exception)
+
+
+class _StopWithoutRule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, message):
+        ctx.message = message
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NoRuleError(ctx.message)
+
+
+def stop_without_rule(tensor: torch.Tensor, message: str) -> torch.Tensor:
+    """The tensor, which raises `NoRuleError(message)` once a backward pass reaches it."""
+    return _StopWithoutRule.apply(tensor, message)
