@@ -225,9 +225,7 @@ def _warn_of_load() -> float:
     """Processes running before this one starts; others make the threads of a layer wait for each other, not work."""
     load = os.getloadavg()[0]
     if load > 0.5:
-        print(
-            f"other processes are running (load {load:.1f}): times and their ratios are not to be trusted", flush=True
-        )
+        print(f"other processes are running (load {load:.1f}): do not trust times or ratios", flush=True)
     return load
 
 

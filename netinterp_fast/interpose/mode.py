@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import types as python_types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 _QUESTIONS = frozenset(
     "shape size dim ndim dtype device numel stride is_contiguous requires_grad is_floating_point is_complex is_cuda "
     "is_cpu is_nested is_sparse is_quantized layout grad_fn is_leaf len element_size storage_offset names "
-    "is_inference get_device type data_ptr untyped_storage repr format".split()
+    "is_inference base version is_view get_device type data_ptr untyped_storage repr format".split()
 )
 
 
@@ -43,13 +43,15 @@ class Call:
         self.func = _out_of_place(func) if method_in_place else func
         self.args, self.kwargs = args, kwargs
 
-    def tensors(self) -> Iterator[torch.Tensor]:
+    def tensors(self) -> list[torch.Tensor]:
         """The tensors among the arguments, also those in lists."""
+        found = []
         for value in (*self.args, *self.kwargs.values()):
             if isinstance(value, torch.Tensor):
-                yield value
+                found.append(value)
             elif isinstance(value, (list, tuple)):
-                yield from (item for item in value if isinstance(item, torch.Tensor))
+                found.extend(item for item in value if isinstance(item, torch.Tensor))
+        return found
 
     def with_tensors(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         """Run the call, out of place, on converted tensors."""
@@ -112,6 +114,7 @@ class Interposition(TorchFunctionMode):
             for parameter in module.parameters(recurse=False)
         }
         self.last_layer = ""
+        self._replaces = False  # whether an in-place call was seen
         self._annotated: list[torch.Tensor] = []
 
     def answer(self, call: Call) -> Any:
@@ -141,8 +144,9 @@ class Interposition(TorchFunctionMode):
         call = Call(func, args, kwargs)
         if call.name in _QUESTIONS:
             return func(*args, **kwargs)
-        call.args = tuple(_converted(value, self.current) for value in args)
-        call.kwargs = {key: _converted(value, self.current) for key, value in kwargs.items()}
+        if self._replaces:
+            call.args = tuple(_converted(value, self.current) for value in args)
+            call.kwargs = {key: _converted(value, self.current) for key, value in kwargs.items()}
         if not any(self.known(tensor) is not None for tensor in call.tensors()):
             return func(*call.args, **call.kwargs)
         if call.name in self.COMPOUND:
@@ -162,6 +166,7 @@ class Interposition(TorchFunctionMode):
         """An in-place call computes a new tensor, which from then on stands for the changed one."""
         if result is target:
             return
+        self._replaces = True
         changed = [(target, result)]
         if target._base is not None:
             changed.append((target._base, None))  # changed too, in a way that is not followed
@@ -176,7 +181,8 @@ class Interposition(TorchFunctionMode):
             if replacement is None:
                 raise NoRuleError("a tensor is used again after a view of it was changed in place")
             tensor = replacement
-        if tensor._base is not None and self._replacement(tensor._base) is not tensor._base:
+        base = tensor._base
+        if base is not None and self._replacement(base) is not base:
             raise NoRuleError("a view is used again after the tensor it belongs to was changed in place")
         return tensor
 

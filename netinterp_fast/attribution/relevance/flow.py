@@ -29,7 +29,7 @@ from ...ops import product_ratio, relu_gate
 from . import layer_types as types
 from . import operations
 from .composites import Composite
-from .layer import AffineLayer
+from .layer import AffineLayer, BatchNorm, Variants
 from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule, Stabilizer, ratio
 
 
@@ -46,6 +46,7 @@ class Traced:
     nonneg      it has no negative value
     gate        it is an attention weight or a gate (softmax, sigmoid): a constant factor where it multiplies
     layer       the affine layer that it is the direct output of: a batch norm or a ReLU that follows belongs to it
+    linear      the same output with the layer's own gradient, where the rule goes through it
     relevance   the same tensor, expecting R; or how to make it
     multiplier  the same tensor, expecting c
     """
@@ -55,6 +56,7 @@ class Traced:
     nonneg: bool = False
     gate: bool = False
     layer: AffineLayer | None = None
+    linear: torch.Tensor | None = None
     rule: AffineRule | None = None
     relevance: torch.Tensor | Callable[[], torch.Tensor] | None = None
     multiplier: torch.Tensor | None = field(default=None, repr=False)
@@ -65,6 +67,9 @@ class NeedsRelevance(Exception):
 
 
 # ---- backward steps -------------------------------------------------------------------------------------------------
+
+
+# The functions below take the value of their output, computed before, in a list: it is not one of their inputs.
 
 
 def _share(y: torch.Tensor, c: torch.Tensor, z: torch.Tensor, arrives: Arrives, stabilizer: Stabilizer) -> torch.Tensor:
@@ -78,7 +83,8 @@ class _Activation(torch.autograd.Function):
     """y = f(z), which passes the relevance y * c on to z."""
 
     @staticmethod
-    def forward(ctx, z, y, traced, is_relu):
+    def forward(ctx, z, value, traced, is_relu):
+        (y,) = value
         ctx.arrives, ctx.stabilizer = traced.arrives, traced.stabilizer
         ctx.from_output = traced.arrives is Arrives.RELEVANCE or (is_relu and not callable(traced.stabilizer))
         ctx.save_for_backward(*((y,) if ctx.from_output else (y, z)))
@@ -110,7 +116,8 @@ class _Quotient(torch.autograd.Function):
     """y = f(x) with f(0) = 0 of a tensor x that expects a multiplier: R = y c = x (y c / x)."""
 
     @staticmethod
-    def forward(ctx, x, y):
+    def forward(ctx, x, value):
+        (y,) = value
         ctx.save_for_backward(x, y)
         return y
 
@@ -124,8 +131,8 @@ class _Same(torch.autograd.Function):
     """The value y, whose gradient goes to `source` as it is."""
 
     @staticmethod
-    def forward(ctx, source, y):
-        return y.view_as(y)
+    def forward(ctx, source, value):
+        return value[0].view_as(value[0])
 
     @staticmethod
     def backward(ctx, grad):
@@ -136,22 +143,25 @@ class _WithRule(torch.autograd.Function):
     """The output y of an affine layer, with the rule's backward pass from its relevance."""
 
     @staticmethod
-    def forward(ctx, x, y, layer, rule):
+    def forward(ctx, x, linear, value, layer, rule):
         ctx.layer, ctx.rule = layer, rule
         ctx.save_for_backward(x)
-        return y
+        return value[0]
 
     @staticmethod
     def backward(ctx, relevance):
         (x,) = ctx.saved_tensors
-        return ctx.rule.backward(ctx.layer, x, relevance), None, None, None
+        result = ctx.rule.backward(ctx.layer, x, relevance)
+        to_x, to_linear = result if isinstance(result, tuple) else (result, None)
+        return to_x, to_linear, None, None, None
 
 
 class _ActivationGradient(torch.autograd.Function):
     """y = f(x) with the gradient that an `ActivationRule` gives it."""
 
     @staticmethod
-    def forward(ctx, x, y, rule):
+    def forward(ctx, x, value, rule):
+        (y,) = value
         ctx.rule = rule
         ctx.save_for_backward(x, y)
         return y
@@ -167,12 +177,12 @@ class _ActivationGradient(torch.autograd.Function):
 class Flow(Interposition):
     """Runs a model so that the backward pass of its output is the relevance propagation of a composite."""
 
-    def __init__(self, model: nn.Module, composite: Composite, keep: bool = False):
+    def __init__(self, model: nn.Module, composite: Composite, keep: bool = False, many_passes: bool = False):
         super().__init__(model)
         self.composite, self.keep = composite, keep
         self.rules = composite.assign(model)
         self._functional_rule = functools.cache(composite.functional_rule)
-        self.variants: dict[tuple, tuple] = {}
+        self.variants = Variants(many_passes)
         self._noted: list[weakref.ref[Traced]] = []
 
     def start(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -188,7 +198,7 @@ class Flow(Interposition):
         circle that Python's garbage collector does not see."""
         for traced in self._noted:
             if (traced := traced()) is not None:
-                traced.relevance = traced.multiplier = traced.layer = None
+                traced.relevance = traced.multiplier = traced.layer = traced.linear = None
         self._noted.clear()
 
     def multiplier(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -198,9 +208,9 @@ class Flow(Interposition):
             return tensor.detach()
         if traced.arrives is Arrives.MULTIPLIER:
             return tensor
-        self._general_output(traced)
+        self._general_output(tensor, traced)
         if traced.multiplier is None:
-            traced.multiplier = _Activation.apply(tensor, tensor.detach(), traced, False)
+            traced.multiplier = _Activation.apply(tensor, [tensor.detach()], traced, False)
         return traced.multiplier
 
     def relevance(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -208,7 +218,7 @@ class Flow(Interposition):
         traced = self.known(tensor)
         if traced is None:
             return tensor.detach()
-        self._general_output(traced)
+        self._general_output(tensor, traced)
         if traced.arrives is Arrives.RELEVANCE:
             return tensor
         if traced.relevance is None and traced.arrives is Arrives.RATIO:
@@ -219,10 +229,10 @@ class Flow(Interposition):
             raise NeedsRelevance
         return traced.relevance
 
-    def _general_output(self, traced: Traced) -> None:
+    def _general_output(self, tensor: torch.Tensor, traced: Traced) -> None:
         """Something other than a ReLU uses a layer's output: relevance may come to negative ones too."""
         if traced.layer is not None:
-            traced.layer.otherwise_used = True
+            traced.layer.output = tensor.detach()
 
     # ---- which call is answered how
 
@@ -293,6 +303,7 @@ class Flow(Interposition):
         rest, func = call.args[3:], call.func
         options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
         transposed = "transpose" in call.name
+        self.variants.calls[weight.data_ptr()] += 1
         return AffineLayer(
             op=lambda x, w, b: func(x, w, b, *rest, **options),
             x=x,
@@ -300,8 +311,8 @@ class Flow(Interposition):
             bias=None if bias is None else bias.detach(),
             variants=self.variants,
             nonneg=self.known(x).nonneg,
-            out_dim=int(transposed),
-            groups=call.argument(6, "groups", 1) if transposed else 1,
+            transposed=transposed,
+            groups=call.argument(6, "groups", 1),
         )
 
     def _apply(self, layer: AffineLayer, rule: AffineRule, output: torch.Tensor | None) -> torch.Tensor:
@@ -310,8 +321,11 @@ class Flow(Interposition):
             y = layer.op(self.multiplier(layer.x), layer.weight, layer.bias) if output is None else output
             return self.note(y, Traced(Arrives.RATIO, rule.stabilizer, layer=layer, rule=rule))
         x = self.relevance(layer.x) if rule.returns_relevance else self.multiplier(layer.x)
-        value = layer.op(x.detach(), layer.weight, layer.bias) if output is None else output.detach()
-        return self.note(_WithRule.apply(x, value, layer, rule), Traced(Arrives.RELEVANCE, layer=layer, rule=rule))
+        layer.linear = rule.goes_through_layer(layer)
+        if output is None:
+            output = layer.op(x if layer.linear else x.detach(), layer.weight, layer.bias)
+        y = _WithRule.apply(x, output if layer.linear else None, [output.detach()], layer, rule)
+        return self.note(y, Traced(Arrives.RELEVANCE, layer=layer, rule=rule, linear=output if layer.linear else None))
 
     def _batch_norm(self, call: Call):
         x, mean, var = (call.argument(i, name) for i, name in enumerate(("input", "running_mean", "running_var")))
@@ -324,20 +338,17 @@ class Flow(Interposition):
         traced = self.known(x)
         if traced.layer is None or (traced.layer.x.dim() == 2) != (x.dim() == 2):
             return self._gradient(call) if rule is None else self._batch_norm_alone(call, x, rule)
-        scale = torch.rsqrt(var + call.argument(7, "eps", 1e-5))
-        scale = scale if weight is None else scale * weight.detach()
-        shift = -mean * scale if bias is None else bias.detach() - mean * scale
-        merged = traced.layer.after_batch_norm(scale, shift)
-        if traced.arrives is Arrives.RATIO:
-            return self._apply(merged, traced.rule, call.with_tensors(lambda t: t if t is x else t.detach()))
-        return self._apply(merged, traced.rule, call.with_tensors(torch.Tensor.detach))
+        merged = traced.layer.with_batch_norm(BatchNorm(mean, var, weight, bias, call.argument(7, "eps", 1e-5)))
+        source = x if traced.arrives is Arrives.RATIO else traced.linear
+        y = call.with_tensors(lambda t: source if t is x and source is not None else t.detach())
+        return self._apply(merged, traced.rule, y)
 
     def _batch_norm_alone(self, call: Call, x: torch.Tensor, rule: Rule):
         """A batch norm that follows no affine layer."""
         if isinstance(rule, Norm):
             return self._norm(call, rule)
         y = call.with_tensors(torch.Tensor.detach)
-        return self.note(_Same.apply(self.relevance(x), y), Traced(Arrives.RELEVANCE))
+        return self.note(_Same.apply(self.relevance(x), [y]), Traced(Arrives.RELEVANCE))
 
     # ---- sums, averages and products
 
@@ -431,7 +442,7 @@ class Flow(Interposition):
         if rule is None:
             return self._gradient(call)
         if isinstance(rule, ActivationRule):
-            y = _ActivationGradient.apply(self.relevance(x), call.with_tensors(torch.Tensor.detach), rule)
+            y = _ActivationGradient.apply(self.relevance(x), [call.with_tensors(torch.Tensor.detach)], rule)
             return self.note(y, Traced(Arrives.RELEVANCE))
         if not isinstance(rule, Pass):
             raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Pass")
@@ -443,21 +454,30 @@ class Flow(Interposition):
 
     def _pass(self, call: Call, x: torch.Tensor, traced: Traced):
         is_relu = call.name == "relu"
-        value = call.with_tensors(torch.Tensor.detach)
+        value = self._activation_value(call, x, traced)
         if traced.arrives is not Arrives.MULTIPLIER:
             if is_relu and traced.layer is not None:
                 traced.layer.relu_follows = True
             else:
-                self._general_output(traced)
-            y = _Activation.apply(x, value, traced, is_relu)
+                self._general_output(x, traced)
+            y = _Activation.apply(x, [value], traced, is_relu)
         elif call.name in operations.ZERO_AT_ZERO:
-            y = _Quotient.apply(x, value)
+            y = _Quotient.apply(x, [value])
         else:
-            y = _Activation.apply(self.relevance(x), value, Traced(Arrives.RELEVANCE), False)
+            y = _Activation.apply(self.relevance(x), [value], Traced(Arrives.RELEVANCE), False)
         kept = self._kept(lambda: self._same(x, value))
         return self.note(
             y, Traced(nonneg=call.name in operations.NONNEGATIVE, gate=call.name in operations.GATES, relevance=kept)
         )
+
+    def _activation_value(self, call: Call, x: torch.Tensor, traced: Traced) -> torch.Tensor:
+        """f(x), written over x where the model does so and no backward step needs x."""
+        from_output = traced.arrives is not Arrives.MULTIPLIER and not callable(traced.stabilizer)
+        used = traced.multiplier is not None or traced.relevance is not None or self.keep
+        used = used or (traced.layer is not None and traced.layer.output is not None)
+        if call.in_place and call.name == "relu" and from_output and not used:
+            return torch.relu_(x.data)  # unlike that of detach(), not a view of x
+        return call.with_tensors(torch.Tensor.detach)
 
     def _structure(self, call: Call):
         if self._functional_rule(types.Sum) is None:
@@ -495,7 +515,7 @@ class Flow(Interposition):
         return call.name != "pad" or not (call.argument(3, "value", None) or 0) < 0
 
     def _same(self, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return _Same.apply(self.relevance(source), value)
+        return _Same.apply(self.relevance(source), [value])
 
     def _kept(self, make: Callable[[], torch.Tensor], cheap: bool = False) -> Callable[[], torch.Tensor] | None:
         """How to make a tensor that expects relevance; forgotten where it is seldom needed and costs memory to keep."""

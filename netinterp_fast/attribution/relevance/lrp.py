@@ -51,7 +51,7 @@ def lrp(
     composite = get_composite(composite)
     leaf = inputs if create_graph and inputs.requires_grad else inputs.detach().requires_grad_()
     with torch.enable_grad():
-        output, expecting_relevance = _run(model, leaf, composite)
+        output, expecting_relevance = _run(model, leaf, composite, many_passes=targets is not None)
 
     def backward(relevance: torch.Tensor, last: bool = True) -> torch.Tensor:
         return torch.autograd.grad(
@@ -64,13 +64,16 @@ def lrp(
     return torch.stack([backward(s, last=i + 1 == len(seeds)) for i, s in enumerate(seeds)])
 
 
-def _run(model: torch.nn.Module, leaf: torch.Tensor, composite: Composite) -> tuple[torch.Tensor, torch.Tensor]:
+def _run(
+    model: torch.nn.Module, leaf: torch.Tensor, composite: Composite, many_passes: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and the same tensor as the start of the backward pass."""
     for keep in (False, True):
-        flow = Flow(model, composite, keep)
+        flow = Flow(model, composite, keep, many_passes)
         try:
             with flow:
-                output = flow.current(model(flow.start(leaf.view_as(leaf))))
+                output = model(flow.start(leaf.view_as(leaf)))
+            output = flow.current(output) if isinstance(output, torch.Tensor) else output
             if not isinstance(output, torch.Tensor) or flow.known(output) is None:
                 raise ValueError("the model's output is not a tensor that depends on its input")
             return output, flow.relevance(output)

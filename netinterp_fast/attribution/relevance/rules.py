@@ -65,8 +65,14 @@ class AffineRule(Rule):
         self.zero_params = _checked_names(zero_params)
 
     def backward(self, layer: AffineLayer, x: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-        """Multipliers (or relevance, where `returns_relevance`) of the layer's input x from its outputs' relevance."""
+        """Multipliers (or relevance, where `returns_relevance`) of the layer's input x from its outputs' relevance.
+
+        Where `layer.linear` is set it may be a pair, the second being what W^T is to be applied to besides."""
         raise NotImplementedError
+
+    def goes_through_layer(self, layer: AffineLayer) -> bool:
+        """Whether part of the multipliers may come by the layer's own gradient W^T."""
+        return False
 
 
 class Epsilon(AffineRule):
@@ -76,15 +82,16 @@ class Epsilon(AffineRule):
         super().__init__(_checked_stabilizer("epsilon", epsilon), zero_params)
 
     def backward(self, layer, x, relevance):
-        z, pull = layer.pull(x, layer.parameters("as it is", lambda p: p, self.zero_params))
-        return pull(ratio(relevance, z, self.stabilizer))
+        weight, bias = layer.signed(1, 1, self.zero_params)
+        z, pull = layer.pull([x], [weight], bias)
+        return pull(ratio(relevance, z, self.stabilizer))[0]
 
 
 class ZPlus(AffineRule):
     """z = x+ W+ + x- W- + b+; R_i = x_i+ (W+^T R/z)_i + x_i- (W-^T R/z)_i (Bach et al. 2015; Montavon et al. 2017)."""
 
     def backward(self, layer, x, relevance):
-        z, pull = layer.pull_signed(x, _positive(layer, self.zero_params), _negative(layer, self.zero_params))
+        z, pull = layer.pull_signed(x, (1, 0), (0, 1), self.zero_params)
         return pull(ratio(relevance, z, self.stabilizer))
 
 
@@ -105,12 +112,11 @@ class AlphaBeta(AffineRule):
         self.alpha, self.beta = alpha, beta
 
     def backward(self, layer, x, relevance):
-        positive, negative = _positive(layer, self.zero_params), _negative(layer, self.zero_params)
-        z, pull = layer.pull_signed(x, positive, negative)
+        z, pull = layer.pull_signed(x, (1, 0), (0, 1), self.zero_params)
         multipliers = self.alpha * pull(ratio(relevance, z, self.stabilizer))
         if self.beta == 0:
             return multipliers
-        z, pull = layer.pull_signed(x, negative, positive)
+        z, pull = layer.pull_signed(x, (0, 1), (1, 0), self.zero_params)
         return multipliers - self.beta * pull(ratio(relevance, z, self.stabilizer))
 
 
@@ -126,18 +132,29 @@ class Gamma(AffineRule):
         self.gamma = gamma
 
     def backward(self, layer, x, relevance):
-        def favour(sign: str, **bound):
-            name = f"gamma {self.gamma} {sign}"
-            return layer.parameters(name, lambda p: p + self.gamma * p.clamp(**bound), self.zero_params)
-
-        positive, negative = favour("positive", min=0), favour("negative", max=0)
-        z, pull = layer.pull_signed(x, positive, negative)
+        if layer.linear and not layer.positive_only:
+            return self._backward_either_sign(layer, x, relevance)
+        positive, negative = (1 + self.gamma, 1), (1, 1 + self.gamma)
+        z, pull = layer.pull_signed(x, positive, negative, self.zero_params)
+        s = ratio(relevance, z, self.stabilizer)
         if layer.positive_only:
-            return pull(ratio(relevance, z, self.stabilizer))
-        output = layer.op(x, layer.weight, layer.bias).detach()
-        multipliers = pull((output > 0) * ratio(relevance, z, self.stabilizer))
-        z, pull = layer.pull_signed(x, negative, positive)
-        return multipliers + pull((output < 0) * ratio(relevance, z, self.stabilizer))
+            return pull(s)
+        multipliers = pull(torch.where(layer.output > 0, s, 0))
+        z, pull = layer.pull_signed(x, negative, positive, self.zero_params)
+        return multipliers + pull(torch.where(layer.output < 0, ratio(relevance, z, self.stabilizer), 0))
+
+    def _backward_either_sign(self, layer, x, relevance):
+        """For x >= 0, with W- = W - W+: the denominators are z + gamma z+ where z > 0, z + gamma (z - z+) where z < 0
+        (sums of numbers of one sign), and the multipliers W^T s + gamma W+^T s or W^T s + gamma (W - W+)^T s."""
+        z, gamma = layer.output, self.gamma
+        z_plus, pull = layer.pull_signed(x, (1, 0), (0, 1), ())
+        is_negative = z < 0
+        s = ratio(relevance, z + gamma * torch.where(is_negative, z - z_plus, z_plus), self.stabilizer)
+        s = torch.where(z == 0, 0, s)
+        return gamma * pull(torch.where(is_negative, -s, s)), torch.where(is_negative, (1 + gamma) * s, s)
+
+    def goes_through_layer(self, layer: AffineLayer) -> bool:
+        return layer.nonneg and not self.zero_params
 
 
 class ZBox(AffineRule):
@@ -160,11 +177,12 @@ class ZBox(AffineRule):
 
     def backward(self, layer, x, relevance):
         low, high = (_like_input(bound, x, name) for name, bound in (("low", self.low), ("high", self.high)))
-        z, pull = layer.pull(x, layer.parameters("as it is", lambda p: p, self.zero_params))
-        z_low, pull_low = layer.pull(low, _positive(layer, self.zero_params))
-        z_high, pull_high = layer.pull(high, _negative(layer, self.zero_params))
-        s = ratio(relevance, z - z_low - z_high, self.stabilizer)
-        return x * pull(s) - low * pull_low(s) - high * pull_high(s)
+        weights = [layer.signed(1, 1, self.zero_params)[0], layer.signed(1, 0, self.zero_params)[0]]
+        # With W- = W - W+ these are (x - high) W + (high - low) W+. The biases cancel: b - b+ - b- = 0.
+        below, width = x - high, (high - low).expand_as(x)
+        z, pull = layer.pull([below, width], weights)
+        plain, positive = pull(ratio(relevance, z, self.stabilizer))
+        return below * plain + width * positive
 
 
 class WSquare(AffineRule):
@@ -173,8 +191,9 @@ class WSquare(AffineRule):
     returns_relevance = True
 
     def backward(self, layer, x, relevance):
-        z, pull = layer.pull(torch.ones_like(x), layer.parameters("squared", torch.square, self.zero_params))
-        return pull(ratio(relevance, z, self.stabilizer))
+        weight, bias = layer.modified(torch.square, self.zero_params)
+        z, pull = layer.pull([torch.ones_like(x)], [weight], bias)
+        return pull(ratio(relevance, z, self.stabilizer))[0]
 
 
 class Flat(AffineRule):
@@ -183,8 +202,9 @@ class Flat(AffineRule):
     returns_relevance = True
 
     def backward(self, layer, x, relevance):
-        z, pull = layer.pull(torch.ones_like(x), layer.parameters("ones", torch.ones_like, (*self.zero_params, "bias")))
-        return pull(ratio(relevance, z, self.stabilizer))
+        weight, _ = layer.modified(torch.ones_like, self.zero_params)
+        z, pull = layer.pull([torch.ones_like(x)], [weight])
+        return pull(ratio(relevance, z, self.stabilizer))[0]
 
 
 class Norm(Rule):
@@ -228,14 +248,6 @@ class ReLUBetaSmooth(ActivationRule):
 
     def backward(self, grad, x, y):
         return grad * torch.sigmoid(self.beta_smooth * x)
-
-
-def _positive(layer: AffineLayer, zero: tuple[str, ...]) -> tuple:
-    return layer.parameters("positive", lambda p: p.clamp(min=0), zero)
-
-
-def _negative(layer: AffineLayer, zero: tuple[str, ...]) -> tuple:
-    return layer.parameters("negative", lambda p: p.clamp(max=0), zero)
 
 
 def _like_input(bound: float | torch.Tensor, x: torch.Tensor, name: str) -> torch.Tensor:
