@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -121,6 +122,15 @@ class Interposition(TorchFunctionMode):
         """The result of a call with a marked tensor among its arguments; the subclass's part."""
         raise NotImplementedError
 
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Inside an answer, where calls go to torch directly: see them too."""
+        super().__enter__()
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)
+
     def mark(self, tensor: torch.Tensor, knowledge: Any) -> torch.Tensor:
         """Note what is known of a tensor that depends on the input."""
         tensor._interposed = (self, knowledge)
@@ -150,11 +160,8 @@ class Interposition(TorchFunctionMode):
         if not any(self.known(tensor) is not None for tensor in call.tensors()):
             return func(*call.args, **call.kwargs)
         if call.name in self.COMPOUND:
-            super().__enter__()
-            try:
+            with self.again():
                 return _without_dispatch(func)(*call.args, **call.kwargs)
-            finally:
-                super().__exit__(None, None, None)
         if "out" in kwargs:
             raise NoRuleError(f"{call.name} writes to out=; use its result instead")
         result = self.answer(call)
