@@ -152,7 +152,8 @@ def test_bad_arguments_are_explained(workplace, capsys, arguments, message):
 def test_doctor_tells_what_is_used(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    assert "ops: concept_area, product_ratio, relu_gate, stabilized_ratio, top_quantile_update, unit_concept_overlap" in printed
+    ops = "concept_area, product_ratio, relu_gate, stabilized_ratio, top_quantile_update, unit_concept_overlap"
+    assert f"ops: {ops}" in printed
     assert "CUDA kernels:" in printed
 
 
