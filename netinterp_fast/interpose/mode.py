@@ -131,6 +131,15 @@ class Interposition(TorchFunctionMode):
         finally:
             super().__exit__(None, None, None)
 
+    def run(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """The model's output for a marked input; ValueError unless it is a tensor that depends on it."""
+        with self:
+            output = model(inputs)
+        output = self.current(output) if isinstance(output, torch.Tensor) else output
+        if not isinstance(output, torch.Tensor) or self.known(output) is None:
+            raise ValueError("the model's output is not a tensor that depends on its input")
+        return output
+
     def mark(self, tensor: torch.Tensor, knowledge: Any) -> torch.Tensor:
         """Note what is known of a tensor that depends on the input."""
         tensor._interposed = (self, knowledge)

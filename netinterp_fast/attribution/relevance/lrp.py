@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..targets import class_targets
+from ..targets import Target, check_inputs, checked_targets, output_weights
 from .composites import Composite, get_composite
 from .flow import Flow, NeedsRelevance
 
@@ -12,7 +12,7 @@ from .flow import Flow, NeedsRelevance
 def lrp(
     model: torch.nn.Module,
     inputs: torch.Tensor,
-    target: int | torch.Tensor | None = None,
+    target: Target = None,
     *,
     composite: str | Composite = "epsilon_plus_flat",
     seed: str = "output",
@@ -40,27 +40,23 @@ def lrp(
         TypeError, ValueError: for arguments that do not fit.
         NoRuleError: when relevance reaches an operation without a rule; the error names it.
     """
-    if not isinstance(inputs, torch.Tensor):
-        raise TypeError(f"inputs is a {type(inputs).__name__}; it must be a tensor")
-    if not inputs.is_floating_point():
-        raise TypeError(f"inputs has dtype {str(inputs.dtype).removeprefix('torch.')}; it must be floating-point")
+    check_inputs(inputs)
     if seed not in ("output", "one"):
         raise ValueError(f"seed is {seed!r}; it must be 'output' or 'one'")
-    if target is not None and targets is not None:
-        raise ValueError("target and targets are both given; choose one")
+    classes = checked_targets(targets, target)
     composite = get_composite(composite)
     leaf = inputs if create_graph and inputs.requires_grad else inputs.detach().requires_grad_()
     with torch.enable_grad():
-        output, expecting_relevance = _run(model, leaf, composite, many_passes=targets is not None)
+        output, expecting_relevance = _run(model, leaf, composite, many_passes=classes is not None)
 
     def backward(relevance: torch.Tensor, last: bool = True) -> torch.Tensor:
         return torch.autograd.grad(
             expecting_relevance, leaf, relevance, retain_graph=not last or create_graph, create_graph=create_graph
         )[0]
 
-    if targets is None:
+    if classes is None:
         return backward(_seed(output, target, seed, create_graph))
-    seeds = [_seed(output, int(t), seed, create_graph) for t in _checked_targets(targets)]
+    seeds = [_seed(output, c, seed, create_graph) for c in classes]
     return torch.stack([backward(s, last=i + 1 == len(seeds)) for i, s in enumerate(seeds)])
 
 
@@ -71,11 +67,7 @@ def _run(
     for keep in (False, True):
         flow = Flow(model, composite, keep, many_passes)
         try:
-            with flow:
-                output = model(flow.start(leaf.view_as(leaf)))
-            output = flow.current(output) if isinstance(output, torch.Tensor) else output
-            if not isinstance(output, torch.Tensor) or flow.known(output) is None:
-                raise ValueError("the model's output is not a tensor that depends on its input")
+            output = flow.run(model, flow.start(leaf.view_as(leaf)))
             return output, flow.relevance(output)
         except NeedsRelevance:
             continue
@@ -84,20 +76,9 @@ def _run(
     raise RuntimeError("a rule needs the relevance of a tensor that the model made outside of torch's functions")
 
 
-def _seed(output: torch.Tensor, target, seed: str, create_graph: bool) -> torch.Tensor:
+def _seed(output: torch.Tensor, target: Target, seed: str, create_graph: bool) -> torch.Tensor:
     """The relevance of the output."""
     output = output if create_graph else output.detach()
-    if isinstance(target, torch.Tensor) and target.is_floating_point():
-        if target.shape != output.shape:
-            raise ValueError(f"target has shape {list(target.shape)}; a seed has the output's, {list(output.shape)}")
-        return target.to(output)
-    chosen = torch.zeros_like(output).scatter_(1, class_targets(output, target)[:, None], 1.0)
-    return chosen * output if seed == "output" else chosen
-
-
-def _checked_targets(targets: torch.Tensor) -> list[int]:
-    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dim() != 1:
-        raise TypeError("targets must be a LongTensor [T]")
-    if targets.numel() == 0:
-        raise ValueError("targets is empty")
-    return targets.tolist()
+    weights = output_weights(output, target)
+    given = isinstance(target, torch.Tensor) and target.is_floating_point()
+    return weights if given or seed == "one" else weights * output

@@ -1,0 +1,1 @@
+"""The interfaces of other packages over this one: a program changes its imports and nothing else."""
