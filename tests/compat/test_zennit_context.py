@@ -212,7 +212,7 @@ def test_inputs_are_left_alone(model, inputs):
     assert x.grad is None
 
 
-def test_arguments_of_gradient(model, inputs, request):
+def test_arguments_of_gradient(model, inputs):
     with pytest.raises(TypeError, match="attr_output is 3"):
         Gradient(model, attr_output=3)
     with pytest.raises(TypeError, match="attr_output is 'a'"):

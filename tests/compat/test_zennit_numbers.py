@@ -142,10 +142,8 @@ def test_rules_by_name(check, model):
 
 
 def test_rules_by_name_for_activations_alone(check, model):
-    rule = [([layer_names(model)[2]], "ReLUDeconvNet")]
-    check(model, lambda package: package.composites.NameMapComposite(
-        [(names, getattr(package.rules, kind)()) for names, kind in rule]
-    ))  # fmt: skip
+    name = layer_names(model)[2]
+    check(model, lambda package: package.composites.NameMapComposite([([name], package.rules.ReLUDeconvNet())]))
 
 
 def test_rules_by_name_then_type(check, model):
@@ -200,16 +198,14 @@ class Doubled(nn.ReLU):
 
 def test_own_layer_types(check):
     torch.manual_seed(1)
-    net = nn.Sequential(
-        nn.Linear(8, 6), Doubled(), nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(384 // 8 * 3, 4)
-    )
-    net = net[:-1].append(nn.Linear(3 * 8 * 6, 4)).double()
+    layers = [nn.Linear(8, 6), Doubled(), nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 8 * 6, 4)]
+    net = nn.Sequential(*layers).double()
     check(net, lambda package: package.composites.LayerMapComposite([
         (Doubled, package.rules.ReLUDeconvNet()), (nn.Linear, package.rules.Epsilon())
     ]))  # fmt: skip
 
 
-def test_zennits_own_canonizers(theirs, model, inputs, zennit, for_zennit):
+def test_zennits_own_canonizers(theirs, model, inputs, for_zennit):
     """They change the model within the call alone."""
     before = copy.deepcopy(model.state_dict())
     merge = theirs.canonizers.SequentialMergeBatchNorm
