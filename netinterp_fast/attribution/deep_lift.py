@@ -47,7 +47,7 @@ def deep_lift(
         model: any `nn.Module` in evaluation mode that takes one tensor and returns logits [B, n].
         inputs: floating-point tensor [B, ...], x.
         target: an int, a LongTensor [B] or None for each example's largest output; or float weights of the outputs.
-        baseline: x', a tensor that broadcasts to the inputs ([1, ...] is run once), a number, or None for zeros.
+        baseline: x', a tensor of the inputs' shape or [1, ...], a number, or None for zeros.
         mode: "rescale", m = dy / dx; or "reveal_cancel", which follows positive and negative contributions to the
             input of a non-linearity apart: dy+ = (f(x' + dx+) - f(x') + f(x' + dx+ + dx-) - f(x' + dx-)) / 2.
 
@@ -74,16 +74,16 @@ def deep_lift(
 
 def _checked_baseline(baseline: Any, inputs: torch.Tensor) -> torch.Tensor:
     if baseline is None:
-        return torch.zeros_like(inputs[:1])
+        return torch.zeros_like(inputs, requires_grad=False)
     if isinstance(baseline, (int, float)):
-        return torch.full_like(inputs[:1], baseline)
+        return torch.full_like(inputs, baseline, requires_grad=False)
     if not isinstance(baseline, torch.Tensor):
         raise TypeError(f"baseline is a {type(baseline).__name__}; it must be a tensor, a number or None")
     if baseline.shape[1:] != inputs.shape[1:] or baseline.shape[0] not in (1, inputs.shape[0]):
         raise ValueError(
             f"baseline has shape {list(baseline.shape)}; it must be {list(inputs.shape)} or [1, ...] for one for all"
         )
-    return baseline.detach().to(inputs)
+    return baseline.detach().to(inputs).expand_as(inputs)
 
 
 @dataclass(eq=False)
@@ -110,7 +110,7 @@ class _Pass(Interposition):
             return call.with_tensors(torch.Tensor.detach)
         if call.name in operations.DROPOUTS and not call.argument(2, "training", True):
             return call.args[0]
-        apart = {"softmax": _softmax, "layer_norm": _layer_norm, "truediv": _quotient, "div": _quotient}.get(call.name)
+        apart = _APART.get(call.name)
         if apart is not None and (apart is not _quotient or self._is_input(call.argument(1, "other"))):
             with self.again():
                 return apart(call)
@@ -175,9 +175,13 @@ class _Multipliers(_Pass):
 
     def step(self, call: Call):
         inputs = self._inputs(call)
+        if call.name in types.AFFINE:
+            self.layer_of(call.argument(1, "weight"))  # for error messages
         reference = self._next(call) if _recorded(call, len(inputs)) else None
         if call.name in _MAX_POOLS:
             return self._max_pool(call, reference)
+        if call.name == "max" and call.argument(1, "dim") is not None and call.argument(2, "keepdim", False):
+            return self._maximum(call, inputs[0], reference)
         if _is_elementwise(call.name) and len(inputs) == 1:
             return self._elementwise(call, inputs[0], reference)
         if call.name in _PRODUCTS:
@@ -202,7 +206,6 @@ class _Multipliers(_Pass):
             rest, func = call.args[3:], call.func
             options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
             weight = call.argument(1, "weight")
-            self.layer_of(weight)
             self.variants.calls[weight.data_ptr()] += 2  # both signs are used twice
             layer = AffineLayer(
                 op=lambda x, w, b: func(x, w, b, *rest, **options),
@@ -235,8 +238,16 @@ class _Multipliers(_Pass):
     def _max_pool(self, call: Call, reference: _Step):
         x = call.argument(0, "input")
         y, indices = _with_indices(call)(torch.Tensor.detach)
-        y = self._mark_all(_MaxPool.apply(x, [y], indices, reference))
+        spatial = int(call.name.split("max_pool")[1][0])
+        y = self._mark_all(_Maximum.apply(x, [y], indices, reference, lambda t: t.flatten(-spatial)))
         return (y, indices) if _asks_indices(call) else y
+
+    def _maximum(self, call: Call, x: torch.Tensor, reference: _Step):
+        """x.max(dim, keepdim=True)"""
+        dim = call.argument(1, "dim")
+        y, indices = call.with_tensors(torch.Tensor.detach)
+        y = self._mark_all(_Maximum.apply(x, [y], indices, reference, lambda t: t.movedim(dim, -1)))
+        return torch.return_types.max((y, indices))
 
     def _product(self, call: Call, inputs: list[torch.Tensor], reference: _Step | None):
         """xy - x'y' = (x - x') (y + y') / 2 + (y - y') (x + x') / 2: each factor's gradient at the other's mean."""
@@ -250,9 +261,9 @@ class _Multipliers(_Pass):
 
 
 def _softmax(call: Call):
-    """exp(x) / sum exp(x), the shift by the maximum being a constant."""
+    """exp(x - max x) / sum exp(x - max x)"""
     x, dim = call.argument(0, "input"), call.argument(1, "dim", -1)
-    shifted = torch.exp(x - x.detach().amax(dim, keepdim=True))
+    shifted = torch.exp(x - x.max(dim, keepdim=True).values)
     return shifted * torch.reciprocal(shifted.sum(dim, keepdim=True))
 
 
@@ -268,6 +279,29 @@ def _layer_norm(call: Call):
 
 def _quotient(call: Call):
     return call.args[0] * torch.reciprocal(call.args[1])
+
+
+def _attention(call: Call):
+    """softmax(q k^T / sqrt(d) + mask) v"""
+    query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
+    mask, is_causal = call.argument(3, "attn_mask"), call.argument(5, "is_causal", False)
+    scale = call.kwargs.get("scale") or query.shape[-1] ** -0.5
+    scores = torch.matmul(query * scale, key.transpose(-2, -1))
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        lowest = torch.finfo(scores.dtype).min / 2  # of infinities there are no differences
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, lowest)
+        scores = scores + mask.clamp(min=lowest)
+    return torch.matmul(torch.softmax(scores, -1), value)
+
+
+# Operations that are taken apart into others.
+_APART = {
+    "softmax": _softmax, "layer_norm": _layer_norm, "truediv": _quotient, "div": _quotient,
+    "scaled_dot_product_attention": _attention,
+}  # fmt: skip
 
 
 def _asks_indices(call: Call) -> bool:
@@ -312,29 +346,28 @@ class _Rescale(torch.autograd.Function):
         return m * _slope(ctx.f, x, y, ctx.reference.inputs[0], ctx.reference.result), None, None
 
 
-class _MaxPool(torch.autograd.Function):
-    """The maximum's difference lies between those of the two winners, i for the input and j for the baseline:
+class _Maximum(torch.autograd.Function):
+    """The maximum over the last dimension, once `lay` has arranged the input so. Its difference lies between those of
+    the two winners, i for the input and j for the baseline:
     y - y' = l (x_i - x'_i) + (1 - l) (x_j - x'_j) with l in [0, 1]."""
 
     @staticmethod
-    def forward(ctx, x, value, indices, reference):
-        ctx.reference = reference
+    def forward(ctx, x, value, indices, reference, lay):
+        ctx.reference, ctx.lay = reference, lay
         ctx.save_for_backward(x, value[0], indices)
         return value[0]
 
     @staticmethod
     def backward(ctx, m):
         x, y, i = ctx.saved_tensors
-        y_ref, j = (part.expand_as(y) for part in ctx.reference.result)
-        spatial = x.dim() - (i.dim() - 2 if i.dim() > 2 else 1)
-        dx = (x - ctx.reference.inputs[0]).flatten(spatial)
-        flat_i, flat_j = i.flatten(spatial), j.flatten(spatial)
-        d_i, d_j = dx.gather(-1, flat_i), dx.gather(-1, flat_j)
-        differ = (flat_i != flat_j) & (d_i != d_j)
-        share = torch.where(differ, ((y - y_ref).flatten(spatial) - d_j) / torch.where(differ, d_i - d_j, 1), 1)
-        m = m.flatten(spatial)
-        to_x = torch.zeros_like(dx).scatter_add_(-1, flat_i, share * m).scatter_add_(-1, flat_j, (1 - share) * m)
-        return to_x.view_as(x), None, None, None
+        y_ref, j = ctx.reference.result
+        d, i, j, dy, m = map(ctx.lay, (x - ctx.reference.inputs[0], i, j, y - y_ref, m))
+        d_i, d_j = d.gather(-1, i), d.gather(-1, j)
+        differ = (i != j) & (d_i != d_j)
+        share = torch.where(differ, (dy - d_j) / torch.where(differ, d_i - d_j, 1), 1)
+        to_x = torch.zeros(x.shape, dtype=x.dtype, device=x.device)  # contiguous: lay gives a view
+        ctx.lay(to_x).scatter_add_(-1, i, share * m).scatter_add_(-1, j, (1 - share) * m)
+        return to_x, None, None, None, None
 
 
 class _RevealCancel(torch.autograd.Function):

@@ -8,9 +8,9 @@ The gradient that reaches a tensor t of the forward pass is one of three things,
                 gradient W^T s is the multiplier of its input.
     RELEVANCE   R itself: t is the output of a layer whose rule needs it.
 
-An activation that follows turns c into what its input expects in one step (`_Activation`); before any other operation
-`Flow.multiplier` inserts that step alone. `Flow.relevance` gives the tensor as a layer needs it that hands R itself to
-its input.
+An activation that follows turns c into what its input expects in one step (`steps.Activation`); before any other
+operation `Flow.multiplier` inserts that step alone. `Flow.relevance` gives the tensor as a layer needs it that hands R
+itself to its input.
 """
 
 from __future__ import annotations
@@ -18,176 +18,86 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import nn
 
 from ...interpose import Call, Interposition, stop_without_rule
-from ...ops import product_ratio, relu_gate
 from . import layer_types as types
-from . import operations
+from . import operations, steps
 from .composites import Composite
 from .layer import AffineLayer, BatchNorm, Variants
-from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule, Stabilizer, ratio
-
-
-class Arrives(Enum):
-    MULTIPLIER = 0
-    RATIO = 1
-    RELEVANCE = 2
-
-
-@dataclass(eq=False)
-class Traced:
-    """What is known of a tensor of the forward pass.
-
-    nonneg      it has no negative value
-    gate        it is an attention weight or a gate (softmax, sigmoid): a constant factor where it multiplies
-    layer       the affine layer that it is the direct output of: a batch norm or a ReLU that follows belongs to it
-    linear      the same output with the layer's own gradient, where the rule goes through it
-    relevance   the same tensor, expecting R; or how to make it
-    multiplier  the same tensor, expecting c
-    """
-
-    arrives: Arrives = Arrives.MULTIPLIER
-    stabilizer: Stabilizer = 0.0
-    nonneg: bool = False
-    gate: bool = False
-    layer: AffineLayer | None = None
-    linear: torch.Tensor | None = None
-    rule: AffineRule | None = None
-    relevance: torch.Tensor | Callable[[], torch.Tensor] | None = None
-    multiplier: torch.Tensor | None = field(default=None, repr=False)
+from .normalization import affine_normalization
+from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule
+from .steps import Arrives, Traced
 
 
 class NeedsRelevance(Exception):
     """A rule needs the relevance of a tensor for which this was not kept: run again with keep=True."""
 
 
-# ---- backward steps -------------------------------------------------------------------------------------------------
-
-
-# The functions below take the value of their output, computed before, in a list: it is not one of their inputs.
-
-
-def _share(y: torch.Tensor, c: torch.Tensor, z: torch.Tensor, arrives: Arrives, stabilizer: Stabilizer) -> torch.Tensor:
-    """What z expects, where y = f(z) has the multiplier c, so the relevance y * c, which is also that of z."""
-    if arrives is Arrives.RELEVANCE:
-        return y * c
-    return (y * c) / stabilizer(z) if callable(stabilizer) else product_ratio(y, c, z, stabilizer)
-
-
-class _Activation(torch.autograd.Function):
-    """y = f(z), which passes the relevance y * c on to z."""
-
-    @staticmethod
-    def forward(ctx, z, value, traced, is_relu):
-        (y,) = value
-        ctx.arrives, ctx.stabilizer = traced.arrives, traced.stabilizer
-        ctx.from_output = traced.arrives is Arrives.RELEVANCE or (is_relu and not callable(traced.stabilizer))
-        ctx.save_for_backward(*((y,) if ctx.from_output else (y, z)))
-        return y
-
-    @staticmethod
-    def backward(ctx, c):
-        y, *z = ctx.saved_tensors
-        if ctx.from_output and ctx.arrives is Arrives.RATIO:
-            return relu_gate(c, y, ctx.stabilizer), None, None, None
-        return _share(y, c, z[0] if z else y, ctx.arrives, ctx.stabilizer), None, None, None
-
-
-class _Ratio(torch.autograd.Function):
-    """z, expecting R where z itself expects R / (z + epsilon sign z)."""
-
-    @staticmethod
-    def forward(ctx, z, stabilizer):
-        ctx.stabilizer = stabilizer
-        ctx.save_for_backward(z)
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx, relevance):
-        return ratio(relevance, *ctx.saved_tensors, ctx.stabilizer), None
-
-
-class _Quotient(torch.autograd.Function):
-    """y = f(x) with f(0) = 0 of a tensor x that expects a multiplier: R = y c = x (y c / x)."""
-
-    @staticmethod
-    def forward(ctx, x, value):
-        (y,) = value
-        ctx.save_for_backward(x, y)
-        return y
-
-    @staticmethod
-    def backward(ctx, c):
-        x, y = ctx.saved_tensors
-        return torch.where(x == 0, 0, y * c / x), None
-
-
-class _Same(torch.autograd.Function):
-    """The value y, whose gradient goes to `source` as it is."""
-
-    @staticmethod
-    def forward(ctx, source, value):
-        return value[0].view_as(value[0])
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
-
-class _WithRule(torch.autograd.Function):
-    """The output y of an affine layer, with the rule's backward pass from its relevance."""
-
-    @staticmethod
-    def forward(ctx, x, linear, value, layer, rule):
-        ctx.layer, ctx.rule = layer, rule
-        ctx.save_for_backward(x)
-        return value[0]
-
-    @staticmethod
-    def backward(ctx, relevance):
-        (x,) = ctx.saved_tensors
-        result = ctx.rule.backward(ctx.layer, x, relevance)
-        to_x, to_linear = result if isinstance(result, tuple) else (result, None)
-        return to_x, to_linear, None, None, None
-
-
-class _ActivationGradient(torch.autograd.Function):
-    """y = f(x) with the gradient that an `ActivationRule` gives it."""
-
-    @staticmethod
-    def forward(ctx, x, value, rule):
-        (y,) = value
-        ctx.rule = rule
-        ctx.save_for_backward(x, y)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        return ctx.rule.backward(grad, *ctx.saved_tensors), None, None
-
-
-# ---- the forward pass -----------------------------------------------------------------------------------------------
+def run(
+    model: nn.Module,
+    leaf: torch.Tensor,
+    composite: Composite,
+    many_passes: bool = False,
+    plain: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's output for `leaf`, as values and as the start of the backward pass: it expects relevance, and the
+    gradient of `leaf` is then its relevance. With `plain`, the same tensor as `leaf`, the result can be differentiated
+    with respect to it."""
+    for keep in (False, True):
+        flow = Flow(model, composite, keep, many_passes, differentiable=plain is not None)
+        try:
+            output = flow.run(model, flow.start(leaf.view_as(leaf), plain))
+            return flow.plain(output), flow.relevance(output)
+        except NeedsRelevance:
+            continue
+        finally:
+            flow.forget()
+    raise RuntimeError("a rule needs the relevance of a tensor that the model made outside of torch's functions")
 
 
 class Flow(Interposition):
     """Runs a model so that the backward pass of its output is the relevance propagation of a composite."""
 
-    def __init__(self, model: nn.Module, composite: Composite, keep: bool = False, many_passes: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite,
+        keep: bool = False,
+        many_passes: bool = False,
+        differentiable: bool = False,
+    ):
         super().__init__(model)
-        self.composite, self.keep = composite, keep
+        self.composite, self.keep, self.differentiable = composite, keep, differentiable
         self.rules = composite.assign(model)
-        self._functional_rule = functools.cache(composite.functional_rule)
+        self._rule_of_type = functools.cache(composite.functional_rule)
+        self._special_modules = _special_modules(model, self.rules, self._rule_of_type)
+        self._inside: list[Rule | None] = []  # rules of the special modules that are being called
+        self._handles: list = []
         self.variants = Variants(many_passes)
         self._noted: list[weakref.ref[Traced]] = []
 
-    def start(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __enter__(self):
+        for module, rule in self._special_modules:
+            enter = module.register_forward_pre_hook(lambda _, __, rule=rule: self._inside.append(rule))
+            leave = module.register_forward_hook(lambda _, __, ___: self._leave(), always_call=True)
+            self._handles += [enter, leave]
+        return super().__enter__()
+
+    def _leave(self) -> None:
+        self._inside.pop()
+
+    def __exit__(self, *exception):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        return super().__exit__(*exception)
+
+    def start(self, inputs: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
         """The model's input; its gradient will be its relevance."""
-        return self.note(inputs, Traced(Arrives.RELEVANCE))
+        return self.note(inputs, Traced(Arrives.RELEVANCE, plain=plain))
 
     def note(self, tensor: torch.Tensor, traced: Traced) -> torch.Tensor:
         self._noted.append(weakref.ref(traced))
@@ -198,7 +108,7 @@ class Flow(Interposition):
         circle that Python's garbage collector does not see."""
         for traced in self._noted:
             if (traced := traced()) is not None:
-                traced.relevance = traced.multiplier = traced.layer = traced.linear = None
+                traced.forget()
         self._noted.clear()
 
     def multiplier(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -210,7 +120,8 @@ class Flow(Interposition):
             return tensor
         self._general_output(tensor, traced)
         if traced.multiplier is None:
-            traced.multiplier = _Activation.apply(tensor, [tensor.detach()], traced, False)
+            plain = self._saved(tensor, tensor)
+            traced.multiplier = steps.Activation.apply(tensor, [tensor.detach()], plain, traced, False)
         return traced.multiplier
 
     def relevance(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -222,7 +133,7 @@ class Flow(Interposition):
         if traced.arrives is Arrives.RELEVANCE:
             return tensor
         if traced.relevance is None and traced.arrives is Arrives.RATIO:
-            traced.relevance = _Ratio.apply(tensor, traced.stabilizer)
+            traced.relevance = steps.Ratio.apply(tensor, self._saved(tensor), traced.stabilizer)
         elif callable(traced.relevance):
             traced.relevance = traced.relevance()
         if traced.relevance is None:
@@ -232,11 +143,43 @@ class Flow(Interposition):
     def _general_output(self, tensor: torch.Tensor, traced: Traced) -> None:
         """Something other than a ReLU uses a layer's output: relevance may come to negative ones too."""
         if traced.layer is not None:
-            traced.layer.output = tensor.detach()
+            traced.layer.output = self.plain(tensor)
+
+    # ---- results that are to be differentiated
+
+    def plain(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the forward pass as a number in the backward pass: with the model's own gradient where the result
+        is to be differentiated, a constant where not."""
+        traced = self.known(tensor)
+        return tensor.detach() if traced is None or traced.plain is None else traced.plain
+
+    def _saved(self, *tensors: torch.Tensor) -> steps.Plain:
+        """What a step uses in its backward pass in place of its own tensors."""
+        return tuple(self.plain(tensor) for tensor in tensors) if self.differentiable else None
+
+    def _value(self, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output of a call: for a step, and as a number in its backward pass."""
+        value = call.with_tensors(self.plain)
+        return value.detach(), value
+
+    def _note_plain(self, result, plain) -> None:
+        if isinstance(result, torch.Tensor):
+            traced = self.known(result)
+            if traced is not None and traced.plain is None:
+                traced.plain = plain
+        elif isinstance(result, (list, tuple)):
+            for part, part_plain in zip(result, plain, strict=True):
+                self._note_plain(part, part_plain)
 
     # ---- which call is answered how
 
     def answer(self, call: Call):
+        result = self._answer(call)
+        if self.differentiable:
+            self._note_plain(result, call.with_tensors(self.plain))
+        return result
+
+    def _answer(self, call: Call):
         name = call.name
         if name in operations.CONSTANT:
             return call.with_tensors(torch.Tensor.detach)
@@ -267,6 +210,10 @@ class Flow(Interposition):
             return self._structure
         return self._unknown
 
+    def _functional_rule(self, kind: type[nn.Module]) -> Rule | None:
+        """The rule of a call without parameters, by what it counts as."""
+        return self._inside[-1] if self._inside else self._rule_of_type(kind)
+
     def _rule_for(self, parameter: torch.Tensor | None, kind: type[nn.Module]) -> Rule | None:
         """By the module that owns a parameter, else by what the call counts as."""
         name, module = self.layer_of(parameter)
@@ -274,7 +221,22 @@ class Flow(Interposition):
 
     def _gradient(self, call: Call):
         """No rule: relevance passes as the gradient of the operation."""
-        return self._note_all(call.with_tensors(self.relevance), lambda out: Traced(Arrives.RELEVANCE))
+        result = call.with_tensors(self.relevance)
+        if self.differentiable and isinstance(result, torch.Tensor):
+            inputs = [tensor for tensor in call.tensors() if self.known(tensor) is not None]
+            plain = [self.plain(tensor) for tensor in inputs]
+            result = steps.PlainGradient.apply(self._again(call, inputs), plain, *map(self.relevance, inputs))
+        return self._note_all(result, lambda out: Traced(Arrives.RELEVANCE))
+
+    @staticmethod
+    def _again(call: Call, inputs: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """The call as a function of its inputs."""
+
+        def function(*values: torch.Tensor) -> torch.Tensor:
+            by_input = {id(tensor): value for tensor, value in zip(inputs, values, strict=True)}
+            return call.with_tensors(lambda t: by_input.get(id(t), t.detach()))
+
+        return function
 
     def _note_all(self, result, traced_of: Callable[[torch.Tensor], Traced]):
         """Note the tensors that depend on the input in a call's result."""
@@ -324,8 +286,9 @@ class Flow(Interposition):
         layer.linear = rule.goes_through_layer(layer)
         if output is None:
             output = layer.op(x if layer.linear else x.detach(), layer.weight, layer.bias)
-        y = _WithRule.apply(x, output if layer.linear else None, [output.detach()], layer, rule)
-        return self.note(y, Traced(Arrives.RELEVANCE, layer=layer, rule=rule, linear=output if layer.linear else None))
+        linear = output if layer.linear else None
+        y = steps.WithRule.apply(x, linear, [output.detach()], self._saved(layer.x), layer, rule)
+        return self.note(y, Traced(Arrives.RELEVANCE, layer=layer, rule=rule, linear=linear))
 
     def _batch_norm(self, call: Call):
         x, mean, var = (call.argument(i, name) for i, name in enumerate(("input", "running_mean", "running_var")))
@@ -345,10 +308,10 @@ class Flow(Interposition):
 
     def _batch_norm_alone(self, call: Call, x: torch.Tensor, rule: Rule):
         """A batch norm that follows no affine layer."""
-        if isinstance(rule, Norm):
+        if isinstance(rule, (Norm, Epsilon)):
             return self._norm(call, rule)
-        y = call.with_tensors(torch.Tensor.detach)
-        return self.note(_Same.apply(self.relevance(x), [y]), Traced(Arrives.RELEVANCE))
+        y, _ = self._value(call)
+        return self.note(steps.Same.apply(self.relevance(x), [y]), Traced(Arrives.RELEVANCE))
 
     # ---- sums, averages and products
 
@@ -358,8 +321,8 @@ class Flow(Interposition):
         return self._gradient(call) if rule is None else self._norm(call, rule)
 
     def _norm(self, call: Call, rule: Rule):
-        """Affine in its inputs as it is."""
-        if not isinstance(rule, Norm):
+        """Affine in its inputs as it is: Epsilon is the same there."""
+        if not isinstance(rule, (Norm, Epsilon)):
             raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Norm")
         nonneg = call.name not in ("sub", "rsub") and self._all_nonneg(call)
         y = call.with_tensors(self.multiplier)
@@ -376,8 +339,8 @@ class Flow(Interposition):
         rule = self._functional_rule(types.NORMALIZATIONS[call.name])
         if rule is None:
             return self._gradient(call)
-        x = self.multiplier(call.argument(0, "input"))
-        y = _affine_normalization(call, x)
+        x = call.argument(0, "input")
+        y = affine_normalization(call, self.multiplier(x), self.plain(x))
         return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
 
     def _product(self, call: Call):
@@ -395,11 +358,11 @@ class Flow(Interposition):
         """Linear in everything but `factor`."""
         if self._functional_rule(types.Sum) is None:
             return self._gradient(call)
-        y = call.with_tensors(lambda t: t.detach() if t is factor else self.multiplier(t))
+        y = call.with_tensors(lambda t: self.plain(t) if t is factor else self.multiplier(t))
         others = [t for t in call.tensors() if t is not factor]
         known = self.known(factor) if isinstance(factor, torch.Tensor) else None
         nonneg = known is not None and known.nonneg and self.known(others[0]).nonneg
-        return self.note(y, Traced(nonneg=nonneg, relevance=self._kept(lambda: self._same(others[0], y))))
+        return self.note(y, Traced(nonneg=nonneg, relevance=self._kept(lambda: self._same(others[0], y.detach()))))
 
     def _matrix_product(self, call: Call):
         a, b = call.args[:2]
@@ -411,7 +374,7 @@ class Flow(Interposition):
         if rule is None:
             return self._gradient(call)
         factor = (a, b)[factors[0]]
-        y = call.with_tensors(lambda t: t.detach() if t is factor else self.multiplier(t))
+        y = call.with_tensors(lambda t: self.plain(t) if t is factor else self.multiplier(t))
         return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
 
     def _softmax(self, call: Call):
@@ -430,7 +393,7 @@ class Flow(Interposition):
         if rule is None:
             return self._gradient(call)
         value = call.argument(2, "value")
-        y = call.with_tensors(lambda t: self.multiplier(t) if t is value else t.detach())
+        y = call.with_tensors(lambda t: self.multiplier(t) if t is value else self.plain(t))
         return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
 
     # ---- activations and structure
@@ -442,7 +405,9 @@ class Flow(Interposition):
         if rule is None:
             return self._gradient(call)
         if isinstance(rule, ActivationRule):
-            y = _ActivationGradient.apply(self.relevance(x), [call.with_tensors(torch.Tensor.detach)], rule)
+            value, plain = self._value(call)
+            saved = (plain, self.plain(x)) if self.differentiable else None
+            y = steps.ActivationGradient.apply(self.relevance(x), [value], saved, rule)
             return self.note(y, Traced(Arrives.RELEVANCE))
         if not isinstance(rule, Pass):
             raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Pass")
@@ -454,30 +419,32 @@ class Flow(Interposition):
 
     def _pass(self, call: Call, x: torch.Tensor, traced: Traced):
         is_relu = call.name == "relu"
-        value = self._activation_value(call, x, traced)
+        value, plain = self._activation_value(call, x, traced)
+        saved = (plain, self.plain(x)) if self.differentiable else None
         if traced.arrives is not Arrives.MULTIPLIER:
             if is_relu and traced.layer is not None:
                 traced.layer.relu_follows = True
             else:
                 self._general_output(x, traced)
-            y = _Activation.apply(x, [value], traced, is_relu)
+            y = steps.Activation.apply(x, [value], saved, traced, is_relu)
         elif call.name in operations.ZERO_AT_ZERO:
-            y = _Quotient.apply(x, [value])
+            y = steps.Quotient.apply(x, [value], saved)
         else:
-            y = _Activation.apply(self.relevance(x), [value], Traced(Arrives.RELEVANCE), False)
+            y = steps.Activation.apply(self.relevance(x), [value], saved, Traced(Arrives.RELEVANCE), False)
         kept = self._kept(lambda: self._same(x, value))
         return self.note(
             y, Traced(nonneg=call.name in operations.NONNEGATIVE, gate=call.name in operations.GATES, relevance=kept)
         )
 
-    def _activation_value(self, call: Call, x: torch.Tensor, traced: Traced) -> torch.Tensor:
-        """f(x), written over x where the model does so and no backward step needs x."""
+    def _activation_value(self, call: Call, x: torch.Tensor, traced: Traced) -> tuple[torch.Tensor, torch.Tensor]:
+        """f(x) as `_value`, written over x where the model does so and no backward step needs x."""
         from_output = traced.arrives is not Arrives.MULTIPLIER and not callable(traced.stabilizer)
-        used = traced.multiplier is not None or traced.relevance is not None or self.keep
+        used = traced.multiplier is not None or traced.relevance is not None or self.keep or self.differentiable
         used = used or (traced.layer is not None and traced.layer.output is not None)
         if call.in_place and call.name == "relu" and from_output and not used:
-            return torch.relu_(x.data)  # unlike that of detach(), not a view of x
-        return call.with_tensors(torch.Tensor.detach)
+            value = torch.relu_(x.data)  # unlike that of detach(), not a view of x
+            return value, value
+        return self._value(call)
 
     def _structure(self, call: Call):
         if self._functional_rule(types.Sum) is None:
@@ -515,43 +482,25 @@ class Flow(Interposition):
         return call.name != "pad" or not (call.argument(3, "value", None) or 0) < 0
 
     def _same(self, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return _Same.apply(self.relevance(source), [value])
+        return steps.Same.apply(self.relevance(source), [value])
 
     def _kept(self, make: Callable[[], torch.Tensor], cheap: bool = False) -> Callable[[], torch.Tensor] | None:
         """How to make a tensor that expects relevance; forgotten where it is seldom needed and costs memory to keep."""
         return make if self.keep or cheap else None
 
 
-def _affine_normalization(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """A layer, group, instance or RMS norm of x whose deviations are constants: the same values, linear in x.
-
-    y = (x - mean) / std * weight + bias, the mean a linear function of x, std a constant (Ali et al., ICML 2022)."""
-    if call.name == "rms_norm":
-        shape = call.argument(1, "normalized_shape")
-        eps = call.argument(3, "eps") or torch.finfo(x.dtype).eps
-        square = x.detach().square().mean(tuple(range(-len(shape), 0)), keepdim=True)
-        return _scaled_and_shifted(x * torch.rsqrt(square + eps), call, 2, None, tuple(shape))
-    if call.name == "layer_norm":
-        shape = tuple(call.argument(1, "normalized_shape"))
-        dims, weight_shape = tuple(range(-len(shape), 0)), shape
-        weight_at, bias_at, eps = 2, 3, call.argument(4, "eps", 1e-5)
-        grouped = x
-    else:
-        groups = call.argument(1, "num_groups") if call.name == "group_norm" else x.shape[1]
-        weight_at, bias_at, eps = (
-            (2, 3, call.argument(4, "eps", 1e-5))
-            if call.name == "group_norm"
-            else (3, 4, call.argument(7, "eps", 1e-5))
-        )
-        grouped = x.reshape(x.shape[0], groups, -1)
-        dims, weight_shape = (-1,), (1, -1, *[1] * (x.dim() - 2))
-    variance = grouped.detach().var(dims, unbiased=False, keepdim=True)
-    y = ((grouped - grouped.mean(dims, keepdim=True)) * torch.rsqrt(variance + eps)).reshape(x.shape)
-    return _scaled_and_shifted(y, call, weight_at, bias_at, weight_shape)
+def _special_modules(model: nn.Module, rules: dict[str, Rule], rule_of_type: Callable) -> list[tuple]:
+    """The modules without parameters whose rule is not that of a function that does the same: a composite that goes by
+    name can say so, or one with types of its own. What they call is known only while they run."""
+    return [
+        (module, rules.get(name))
+        for name, module in model.named_modules()
+        if not module._modules
+        and not module._parameters
+        and rules.get(name) is not rule_of_type(_function_type(type(module)))
+    ]
 
 
-def _scaled_and_shifted(y, call: Call, weight_at: int, bias_at: int | None, shape: tuple[int, ...]) -> torch.Tensor:
-    weight = call.argument(weight_at, "weight")
-    bias = None if bias_at is None else call.argument(bias_at, "bias")
-    y = y if weight is None else y * weight.detach().view(shape)
-    return y if bias is None else y + bias.detach().view(shape)
+def _function_type(kind: type[nn.Module]) -> type[nn.Module]:
+    """The type that a function in the module's place would count as."""
+    return next(base for base in kind.__mro__ if base is types.Sum or base.__module__.startswith("torch."))

@@ -6,7 +6,7 @@ import torch
 
 from ..targets import Target, check_inputs, checked_targets, output_weights
 from .composites import Composite, get_composite
-from .flow import Flow, NeedsRelevance
+from .flow import run
 
 
 def lrp(
@@ -31,7 +31,8 @@ def lrp(
         composite: which rule each layer gets: a name or an object, see `netinterp_fast.composites`.
         seed: the relevance of a target class: "output", its value f(x), or "one".
         targets: LongTensor [T], classes that are explained for all examples with one forward pass, instead of `target`.
-        create_graph: make the result differentiable with respect to `inputs`, where the rules are.
+        create_graph: make the result differentiable with respect to `inputs`; the model then runs twice. Where a rule
+            looks at signs, or a pool at places, these count as constants.
 
     Returns:
         Relevance of the shape of `inputs`; [T, *inputs.shape] with `targets`.
@@ -45,40 +46,28 @@ def lrp(
         raise ValueError(f"seed is {seed!r}; it must be 'output' or 'one'")
     classes = checked_targets(targets, target)
     composite = get_composite(composite)
-    leaf = inputs if create_graph and inputs.requires_grad else inputs.detach().requires_grad_()
+    leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
-        output, expecting_relevance = _run(model, leaf, composite, many_passes=classes is not None)
+        output, expecting_relevance = run(
+            model, leaf, composite, many_passes=classes is not None, plain=inputs if create_graph else None
+        )
 
-    def backward(relevance: torch.Tensor, last: bool = True) -> torch.Tensor:
+    def backward(target: Target, more: bool = False) -> torch.Tensor:
         return torch.autograd.grad(
-            expecting_relevance, leaf, relevance, retain_graph=not last or create_graph, create_graph=create_graph
+            expecting_relevance,
+            leaf,
+            _seed(output, target, seed),
+            retain_graph=more or create_graph,
+            create_graph=create_graph,
         )[0]
 
     if classes is None:
-        return backward(_seed(output, target, seed, create_graph))
-    seeds = [_seed(output, c, seed, create_graph) for c in classes]
-    return torch.stack([backward(s, last=i + 1 == len(seeds)) for i, s in enumerate(seeds)])
+        return backward(target)
+    return torch.stack([backward(c, more=i + 1 < len(classes)) for i, c in enumerate(classes)])
 
 
-def _run(
-    model: torch.nn.Module, leaf: torch.Tensor, composite: Composite, many_passes: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output, and the same tensor as the start of the backward pass."""
-    for keep in (False, True):
-        flow = Flow(model, composite, keep, many_passes)
-        try:
-            output = flow.run(model, flow.start(leaf.view_as(leaf)))
-            return output, flow.relevance(output)
-        except NeedsRelevance:
-            continue
-        finally:
-            flow.forget()
-    raise RuntimeError("a rule needs the relevance of a tensor that the model made outside of torch's functions")
-
-
-def _seed(output: torch.Tensor, target: Target, seed: str, create_graph: bool) -> torch.Tensor:
+def _seed(output: torch.Tensor, target: Target, seed: str) -> torch.Tensor:
     """The relevance of the output."""
-    output = output if create_graph else output.detach()
     weights = output_weights(output, target)
     given = isinstance(target, torch.Tensor) and target.is_floating_point()
     return weights if given or seed == "one" else weights * output

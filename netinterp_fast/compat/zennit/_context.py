@@ -12,8 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...attribution.relevance.composites import Composite
 from ...attribution.relevance.flow import Flow, NeedsRelevance
-from ...attribution.relevance.layer_types import Sum
-from ...attribution.relevance.rules import Rule
 
 
 class ModifiedModel(nn.Module):
@@ -84,7 +82,7 @@ def _asks_for_gradients(values: Any) -> bool:
 def _run(model: nn.Module, composite: Composite, args: tuple, kwargs: dict) -> Any:
     """The model's output; its tensors expect relevance."""
     for keep in (False, True):
-        flow = _ModuleFlow(model, composite, keep)
+        flow = Flow(model, composite, keep)
 
         def start(tensor: torch.Tensor, flow: Flow = flow) -> torch.Tensor:
             return flow.start(tensor.view_as(tensor)) if tensor.requires_grad else tensor
@@ -103,44 +101,3 @@ def _run(model: nn.Module, composite: Composite, args: tuple, kwargs: dict) -> A
         finally:
             flow.forget()
     raise RuntimeError("a rule needs the relevance of a tensor that the model made outside of torch's functions")
-
-
-class _ModuleFlow(Flow):
-    """Knows also which module a call without parameters belongs to, where that makes a difference: where a composite
-    has another rule for such a module (by its name, say) than for a function that does the same."""
-
-    def __init__(self, model: nn.Module, composite: Composite, keep: bool = False):
-        super().__init__(model, composite, keep)
-        self._by_type, self._functional_rule = self._functional_rule, self._module_or_type_rule
-        self._inside: list[Rule | None] = []
-        self._special = [
-            (module, rule)
-            for name, module in model.named_modules()
-            if not any(True for _ in module.children()) and not any(True for _ in module.parameters())
-            if (rule := self.rules.get(name)) is not self._by_type(_function_type(module))
-        ]
-        self._handles: list = []
-
-    def _module_or_type_rule(self, kind: type[nn.Module]) -> Rule | None:
-        return self._inside[-1] if self._inside else self._by_type(kind)
-
-    def __enter__(self):
-        for module, rule in self._special:
-            enter = module.register_forward_pre_hook(lambda _, __, rule=rule: self._inside.append(rule))
-            leave = module.register_forward_hook(lambda _, __, ___: self._leave(), always_call=True)
-            self._handles += [enter, leave]
-        return super().__enter__()
-
-    def _leave(self) -> None:
-        self._inside.pop()
-
-    def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        return super().__exit__(*exception)
-
-
-def _function_type(module: nn.Module) -> type[nn.Module]:
-    """The type that a function in the module's place would count as."""
-    return next(kind for kind in type(module).__mro__ if kind is Sum or kind.__module__.startswith("torch."))
