@@ -135,7 +135,7 @@ class Interposition(TorchFunctionMode):
         """The model's output for a marked input; ValueError unless it is a tensor that depends on it."""
         with self:
             output = model(inputs)
-        output = self.current(output) if isinstance(output, torch.Tensor) else output
+            output = self.current(output) if isinstance(output, torch.Tensor) else output
         if not isinstance(output, torch.Tensor) or self.known(output) is None:
             raise ValueError("the model's output is not a tensor that depends on its input")
         return output
@@ -171,7 +171,7 @@ class Interposition(TorchFunctionMode):
         if call.name in self.COMPOUND:
             with self.again():
                 return _without_dispatch(func)(*call.args, **call.kwargs)
-        if "out" in kwargs:
+        if kwargs.get("out") is not None:
             raise NoRuleError(f"{call.name} writes to out=; use its result instead")
         result = self.answer(call)
         if call.in_place:

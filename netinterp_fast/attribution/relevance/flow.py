@@ -31,6 +31,9 @@ from .normalization import affine_normalization
 from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule
 from .steps import Arrives, Traced
 
+# Modules whose own rule is that of the call that uses their parameters.
+_OWN_CALLS = (*types.Linear, *types.BatchNorm, nn.PReLU)
+
 
 class NeedsRelevance(Exception):
     """A rule needs the relevance of a tensor for which this was not kept: run again with keep=True."""
@@ -151,6 +154,8 @@ class Flow(Interposition):
         """A tensor of the forward pass as a number in the backward pass: with the model's own gradient where the result
         is to be differentiated, a constant where not."""
         traced = self.known(tensor)
+        if traced is not None:
+            traced.read = True
         return tensor.detach() if traced is None or traced.plain is None else traced.plain
 
     def _saved(self, *tensors: torch.Tensor) -> steps.Plain:
@@ -215,9 +220,12 @@ class Flow(Interposition):
         return self._inside[-1] if self._inside else self._rule_of_type(kind)
 
     def _rule_for(self, parameter: torch.Tensor | None, kind: type[nn.Module]) -> Rule | None:
-        """By the module that owns a parameter, else by what the call counts as."""
+        """By the module that owns a parameter where it is one of those that composites map, or mapped by its name; else
+        by what the call counts as, such as the projections of attention."""
         name, module = self.layer_of(parameter)
-        return self._functional_rule(kind) if module is None else self.rules.get(name)
+        rule = self.rules.get(name)
+        by_module = module is not None and (isinstance(module, _OWN_CALLS) or isinstance(rule, AffineRule))
+        return rule if by_module else self._functional_rule(kind)
 
     def _gradient(self, call: Call):
         """No rule: relevance passes as the gradient of the operation."""
@@ -252,7 +260,7 @@ class Flow(Interposition):
         x, weight = call.argument(0, "input"), call.argument(1, "weight")
         bias = call.argument(2, "bias")
         kind = types.AFFINE[call.name]
-        rule = self._rule_for(weight, kind)
+        rule = self._rule_for(weight if self.layer_of(weight)[0] else bias, kind)  # a computed weight belongs to none
         if self.known(x) is None or any(t is not None and self.known(t) is not None for t in (weight, bias)):
             return self._unknown(call)
         if rule is None:
@@ -299,7 +307,8 @@ class Flow(Interposition):
             )
         rule = self._rule_for(weight, nn.BatchNorm2d)
         traced = self.known(x)
-        if traced.layer is None or (traced.layer.x.dim() == 2) != (x.dim() == 2):
+        of_layer = traced.layer is not None and traced.layer.weight.dim() == x.dim()  # else over another dimension
+        if not of_layer:
             return self._gradient(call) if rule is None else self._batch_norm_alone(call, x, rule)
         merged = traced.layer.with_batch_norm(BatchNorm(mean, var, weight, bias, call.argument(7, "eps", 1e-5)))
         source = x if traced.arrives is Arrives.RATIO else traced.linear
@@ -392,8 +401,9 @@ class Flow(Interposition):
         rule = self._functional_rule(nn.MultiheadAttention)
         if rule is None:
             return self._gradient(call)
-        value = call.argument(2, "value")
-        y = call.with_tensors(lambda t: self.multiplier(t) if t is value else self.plain(t))
+        query, key, value = (call.argument(i, role) for i, role in enumerate(("query", "key", "value")))
+        rest = {name: option for name, option in call.kwargs.items() if name not in ("query", "key", "value")}
+        y = call.func(self.plain(query), self.plain(key), self.multiplier(value), *call.args[3:], **rest)
         return self.note(y, Traced(Arrives.RATIO, rule.stabilizer))
 
     # ---- activations and structure
@@ -438,10 +448,9 @@ class Flow(Interposition):
 
     def _activation_value(self, call: Call, x: torch.Tensor, traced: Traced) -> tuple[torch.Tensor, torch.Tensor]:
         """f(x) as `_value`, written over x where the model does so and no backward step needs x."""
-        from_output = traced.arrives is not Arrives.MULTIPLIER and not callable(traced.stabilizer)
-        used = traced.multiplier is not None or traced.relevance is not None or self.keep or self.differentiable
-        used = used or (traced.layer is not None and traced.layer.output is not None)
-        if call.in_place and call.name == "relu" and from_output and not used:
+        own = traced.layer is not None or traced.arrives is Arrives.RATIO  # not the model's input
+        used = traced.multiplier is not None or traced.relevance is not None or traced.read or self.keep
+        if call.in_place and call.name == "relu" and own and not used and not callable(traced.stabilizer):
             value = torch.relu_(x.data)  # unlike that of detach(), not a view of x
             return value, value
         return self._value(call)
@@ -449,16 +458,24 @@ class Flow(Interposition):
     def _structure(self, call: Call):
         if self._functional_rule(types.Sum) is None:
             return self._gradient(call)
-        nonneg = all(traced is None or traced.nonneg for traced in map(self.known, call.tensors()))
-        nonneg = nonneg and call.name not in operations.MAY_CHANGE_SIGN and self._pads_with_zeros(call)
+        tensors = call.tensors()
         result = call.with_tensors(self.multiplier)
+        for tensor in tensors:
+            if self.known(tensor) is not None and result is self.multiplier(tensor):
+                return tensor  # as it was: contiguous(), to() and the like
+        known = [self.known(tensor) for tensor in (tensors[:1] if call.name.endswith("_as") else tensors)]
+        nonneg = all(traced is None or traced.nonneg for traced in known)
+        nonneg = nonneg and call.name not in operations.MAY_CHANGE_SIGN and self._pads_with_zeros(call)
+        gate = all(traced is not None and traced.gate for traced in known)
         repeated = functools.cache(lambda: call.with_tensors(self.relevance))
 
         def noted(part, i: int | None = None):
             def make() -> torch.Tensor:
                 return repeated() if i is None else repeated()[i]
 
-            return self._note_all(part, lambda out: Traced(nonneg=nonneg, relevance=self._kept(make, out._is_view())))
+            return self._note_all(
+                part, lambda out: Traced(nonneg=nonneg, gate=gate, relevance=self._kept(make, out._is_view()))
+            )
 
         if isinstance(result, torch.Tensor):
             return noted(result)
@@ -474,8 +491,8 @@ class Flow(Interposition):
         )
         result = call.with_tensors(self.multiplier)
         if isinstance(result, torch.Tensor) and result.requires_grad:
-            return self.note(stop_without_rule(result, message), Traced())
-        return self._note_all(result, lambda out: Traced())
+            return self.note(stop_without_rule(result, message), Traced(Arrives.RELEVANCE))
+        return self._note_all(result, lambda out: Traced(Arrives.RELEVANCE))
 
     @staticmethod
     def _pads_with_zeros(call: Call) -> bool:

@@ -47,9 +47,10 @@ class Variants:
     def get(self, layer: AffineLayer, name: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if not self.many_passes and self.calls[layer.weight.data_ptr()] == 1:
             return make()
-        key = (layer.weight.data_ptr(), *(norm.var.data_ptr() for norm in layer.norms), name)
+        weight = layer.weight
+        key = (weight.data_ptr(), weight.shape, weight.stride(), *(norm.var.data_ptr() for norm in layer.norms), name)
         if key not in self._kept:  # together with the parameters: only the addresses of living ones are unique
-            self._kept[key] = (make(), layer.weight, layer.norms)
+            self._kept[key] = (make(), weight, layer.norms)
         return self._kept[key][0]
 
 

@@ -37,6 +37,7 @@ class Traced:
     linear      the same output with the layer's own gradient, where the rule goes through it
     relevance   the same tensor, expecting R; or how to make it
     multiplier  the same tensor, expecting c
+    read        its values are needed in the backward pass
     plain       the same tensor with the model's own gradient, where the result is to be differentiated
     """
 
@@ -44,6 +45,7 @@ class Traced:
     stabilizer: Stabilizer = 0.0
     nonneg: bool = False
     gate: bool = False
+    read: bool = False
     layer: AffineLayer | None = None
     rule: AffineRule | None = None
     linear: torch.Tensor | None = None
