@@ -41,6 +41,8 @@ def class_targets(output: torch.Tensor, target: Target) -> torch.Tensor:
         raise TypeError(f"target is {target!r}; it must be an int, a LongTensor [B], a float tensor or None")
     if isinstance(target, int):
         target = torch.full((batch,), target, device=output.device)
+    if target.dtype == torch.bool:
+        raise TypeError("target is a tensor of booleans; it must be a LongTensor [B] or a float tensor")
     if target.shape != (batch,):
         raise ValueError(f"target has shape {list(target.shape)}; it must be [{batch}], one class an example")
     target = target.to(output.device, torch.int64)
@@ -56,7 +58,8 @@ def checked_targets(targets: object, target: Target) -> list[int] | None:
         return None
     if target is not None:
         raise ValueError("target and targets are both given; choose one")
-    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.dim() != 1:
+    integers = isinstance(targets, torch.Tensor) and not (targets.is_floating_point() or targets.dtype == torch.bool)
+    if not integers or targets.dim() != 1:
         raise TypeError("targets must be a LongTensor [T]")
     if targets.numel() == 0:
         raise ValueError("targets is empty")

@@ -12,7 +12,7 @@ import functools
 import types as python_types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -32,7 +32,7 @@ class NoRuleError(RuntimeError):
 class Call:
     """One functional call: `name` is the same for a module, a function, an operator and an in-place form of it."""
 
-    __slots__ = ("args", "func", "in_place", "kwargs", "name")
+    __slots__ = ("_changes_argument", "args", "func", "in_place", "kwargs", "name")
 
     def __init__(self, func: Callable, args: tuple, kwargs: dict):
         name = func.__name__
@@ -41,7 +41,7 @@ class Call:
         method_in_place = name.endswith("_") and not name.endswith("__")
         self.name = name.strip("_")
         self.in_place = method_in_place or bool(kwargs.get("inplace")) or name == "__setitem__"
-        self.func = _out_of_place(func) if method_in_place else func
+        self.func, self._changes_argument = func, method_in_place
         self.args, self.kwargs = args, kwargs
 
     def tensors(self) -> list[torch.Tensor]:
@@ -60,6 +60,8 @@ class Call:
         if kwargs.get("inplace"):
             kwargs["inplace"] = False
         args = tuple(_converted(value, convert) for value in self.args)
+        if self._changes_argument:
+            return _out_of_place(self.func)(*args, **kwargs)
         if self.name != "setitem":
             return self.func(*args, **kwargs)
         result = args[0].clone()
@@ -79,9 +81,18 @@ def _converted(value: Any, convert: Callable) -> Any:
     return value
 
 
+_WITHOUT_OTHER_FORM = {
+    "zero": torch.zeros_like,
+    "fill": torch.full_like,
+    "copy": lambda x, source, non_blocking=False: source.expand_as(x).to(x),
+}
+
+
 @functools.cache
 def _out_of_place(func: Callable) -> Callable:
     name = func.__name__.rstrip("_")
+    if name in _WITHOUT_OTHER_FORM:
+        return _WITHOUT_OTHER_FORM[name]
     for owner in (torch.Tensor, torch, torch.nn.functional):
         if hasattr(owner, name):
             return getattr(owner, name)
@@ -95,6 +106,13 @@ def _without_dispatch(func: Callable) -> Callable:
     copy = python_types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy
+
+
+class _Changed(NamedTuple):
+    """Stands for a tensor that was changed in place through a view; `through` is the new value of the view, if that was
+    the only one."""
+
+    through: torch.Tensor | None
 
 
 class Interposition(TorchFunctionMode):
@@ -164,6 +182,8 @@ class Interposition(TorchFunctionMode):
         if call.name in _QUESTIONS:
             return func(*args, **kwargs)
         if self._replaces:
+            if call.name == "setitem":
+                self._complete_item(*call.args)
             call.args = tuple(_converted(value, self.current) for value in args)
             call.kwargs = {key: _converted(value, self.current) for key, value in kwargs.items()}
         if not any(self.known(tensor) is not None for tensor in call.tensors()):
@@ -174,27 +194,40 @@ class Interposition(TorchFunctionMode):
         if kwargs.get("out") is not None:
             raise NoRuleError(f"{call.name} writes to out=; use its result instead")
         result = self.answer(call)
-        if call.in_place:
-            self._replace(call.args[0] if args else next(iter(call.kwargs.values())), result)
-        return result
+        if not call.in_place:
+            return result
+        target = call.args[0] if args else next(iter(call.kwargs.values()))
+        self._replace(target, result)
+        return target if self.known(target) is None else result  # `self.buffer += x` must not put another one there
 
     def _replace(self, target: torch.Tensor, result: torch.Tensor) -> None:
         """An in-place call computes a new tensor, which from then on stands for the changed one."""
         if result is target:
             return
         self._replaces = True
-        changed = [(target, result)]
-        if target._base is not None:
-            changed.append((target._base, None))  # changed too, in a way that is not followed
-        for tensor, replacement in changed:
-            tensor._replaced_by = (self, replacement)
-            if self.known(tensor) is None:  # it may be the model's own, and must not keep the note
-                self._annotated.append(tensor)
+        self._annotate(target, result)
+        base = target._base
+        if base is not None:  # changed too, in a way that is not followed
+            untouched = self._replacement(base) is base
+            self._annotate(base, _Changed(result if untouched else None))
+
+    def _annotate(self, tensor: torch.Tensor, replacement: torch.Tensor | _Changed) -> None:
+        if self.known(tensor) is None and not hasattr(tensor, "_replaced_by"):
+            self._annotated.append(tensor)  # it may be the model's own, and must not keep the note
+        tensor._replaced_by = (self, replacement)
+
+    def _complete_item(self, target: torch.Tensor, index: Any, value: Any) -> None:
+        """`x[i] += y` changes the view x[i] and then sets the item: so x is not lost."""
+        while isinstance(changed := self._replacement(target), torch.Tensor) and changed is not target:
+            target = changed
+        new = self._replacement(value) if isinstance(value, torch.Tensor) else value
+        if isinstance(changed, _Changed) and changed.through is not None and changed.through is new:
+            target._replaced_by = (None, None)
 
     def current(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor that stands for this one after in-place calls."""
         while (replacement := self._replacement(tensor)) is not tensor:
-            if replacement is None:
+            if isinstance(replacement, _Changed):
                 raise NoRuleError("a tensor is used again after a view of it was changed in place")
             tensor = replacement
         base = tensor._base
@@ -202,15 +235,17 @@ class Interposition(TorchFunctionMode):
             raise NoRuleError("a view is used again after the tensor it belongs to was changed in place")
         return tensor
 
-    def _replacement(self, tensor: torch.Tensor) -> torch.Tensor | None:
+    def _replacement(self, tensor: torch.Tensor) -> torch.Tensor | _Changed:
         owner, replacement = getattr(tensor, "_replaced_by", (None, None))
         return replacement if owner is self else tensor
 
     def __exit__(self, *exception):
-        for tensor in self._annotated:
-            del tensor._replaced_by
-        self._annotated.clear()
-        return super().__exit__(*exception)
+        try:
+            return super().__exit__(*exception)
+        finally:
+            for tensor in self._annotated:
+                del tensor._replaced_by
+            self._annotated.clear()
 
 
 class _StopWithoutRule(torch.autograd.Function):

@@ -211,6 +211,8 @@ class Flow(Interposition):
             return self._matrix_product
         if name == "scaled_dot_product_attention":
             return self._attention
+        if name in operations.SCALED or name in operations.DROPOUTS:
+            return functools.partial(self._scaled, factor=None)
         if name in operations.STRUCTURE:
             return self._structure
         return self._unknown
@@ -333,7 +335,7 @@ class Flow(Interposition):
         """Affine in its inputs as it is: Epsilon is the same there."""
         if not isinstance(rule, (Norm, Epsilon)):
             raise TypeError(f"{call.name} (after layer {self.last_layer!r}) has the rule {rule}; it must be Norm")
-        nonneg = call.name not in ("sub", "rsub") and self._all_nonneg(call)
+        nonneg = call.name not in ("sub", "rsub", "subtract") and self._all_nonneg(call)
         y = call.with_tensors(self.multiplier)
         return self._note_all(y, lambda out: Traced(Arrives.RATIO, rule.stabilizer, nonneg=nonneg))
 
@@ -363,12 +365,12 @@ class Flow(Interposition):
             return self._unknown(call)
         return self._scaled(call, (a, b)[factors[0]])
 
-    def _scaled(self, call: Call, factor):
-        """Linear in everything but `factor`."""
+    def _scaled(self, call: Call, factor: torch.Tensor | float | None):
+        """Each value times a number: its relevance stays what it was. The number may be one of the arguments."""
         if self._functional_rule(types.Sum) is None:
             return self._gradient(call)
         y = call.with_tensors(lambda t: self.plain(t) if t is factor else self.multiplier(t))
-        others = [t for t in call.tensors() if t is not factor]
+        others = [t for t in call.tensors() if t is not factor and self.known(t) is not None]
         known = self.known(factor) if isinstance(factor, torch.Tensor) else None
         nonneg = known is not None and known.nonneg and self.known(others[0]).nonneg
         return self.note(y, Traced(nonneg=nonneg, relevance=self._kept(lambda: self._same(others[0], y.detach()))))
@@ -394,8 +396,10 @@ class Flow(Interposition):
             f"{call.name} (after layer {self.last_layer!r}) is taken as attention weights, which are constants; "
             "to explain a class, explain its logit before the softmax"
         )
-        y = stop_without_rule(call.with_tensors(self.multiplier), message)
-        return self.note(y, Traced(gate=True, nonneg=True))
+        y = call.with_tensors(self.relevance if self.composite.unknown == "gradient" else self.multiplier)
+        if self.composite.unknown == "error":
+            y = stop_without_rule(y, message)
+        return self.note(y, Traced(Arrives.RELEVANCE, gate=True, nonneg=True))
 
     def _attention(self, call: Call):
         rule = self._functional_rule(nn.MultiheadAttention)
@@ -464,8 +468,8 @@ class Flow(Interposition):
             if self.known(tensor) is not None and result is self.multiplier(tensor):
                 return tensor  # as it was: contiguous(), to() and the like
         known = [self.known(tensor) for tensor in (tensors[:1] if call.name.endswith("_as") else tensors)]
-        nonneg = all(traced is None or traced.nonneg for traced in known)
-        nonneg = nonneg and call.name not in operations.MAY_CHANGE_SIGN and self._pads_with_zeros(call)
+        nonneg = all(t.nonneg if t else not c.is_floating_point() for t, c in zip(known, tensors, strict=False))
+        nonneg = nonneg and self._fills_with_nonneg(call)
         gate = all(traced is not None and traced.gate for traced in known)
         repeated = functools.cache(lambda: call.with_tensors(self.relevance))
 
@@ -495,8 +499,12 @@ class Flow(Interposition):
         return self._note_all(result, lambda out: Traced(Arrives.RELEVANCE))
 
     @staticmethod
-    def _pads_with_zeros(call: Call) -> bool:
-        return call.name != "pad" or not (call.argument(3, "value", None) or 0) < 0
+    def _fills_with_nonneg(call: Call) -> bool:
+        """Whether numbers that a call puts in are not negative."""
+        numbers = [value for value in (*call.args[1:], *call.kwargs.values()) if isinstance(value, float)]
+        if call.name in ("where", "masked_fill", "setitem", "pad"):
+            numbers += [value for value in call.args[2:] if isinstance(value, int)]
+        return all(value >= 0 for value in numbers)
 
     def _same(self, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return steps.Same.apply(self.relevance(source), [value])

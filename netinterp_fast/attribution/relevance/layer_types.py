@@ -52,7 +52,7 @@ AFFINE = {
 }
 NORMALIZATIONS = _NORMS | {"rms_norm": nn.RMSNorm}
 ACTIVATIONS = {name.replace("_", ""): cls for name, cls in _ACTIVATIONS.items()}
-SUMS = dict.fromkeys(("add", "radd", "sub", "rsub", "sum"), Sum)
+SUMS = dict.fromkeys(("add", "radd", "sub", "rsub", "subtract", "sum", "fold"), Sum)
 MEANS = {f"avg_pool{n}d": cls for n, cls in zip((1, 2, 3), AvgPool[:3], strict=True)} | {
     f"adaptive_avg_pool{n}d": cls for n, cls in zip((1, 2, 3), AvgPool[3:], strict=True)
 } | {"mean": nn.AdaptiveAvgPool2d}  # fmt: skip

@@ -46,24 +46,21 @@ def lrp(
         raise ValueError(f"seed is {seed!r}; it must be 'output' or 'one'")
     classes = checked_targets(targets, target)
     composite = get_composite(composite)
-    leaf = inputs.detach().requires_grad_()
-    with torch.enable_grad():
-        output, expecting_relevance = run(
-            model, leaf, composite, many_passes=classes is not None, plain=inputs if create_graph else None
-        )
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
+        plain = inputs if create_graph else None
+        output, expecting_relevance = run(model, leaf, composite, many_passes=classes is not None, plain=plain)
 
-    def backward(target: Target, more: bool = False) -> torch.Tensor:
-        return torch.autograd.grad(
-            expecting_relevance,
-            leaf,
-            _seed(output, target, seed),
-            retain_graph=more or create_graph,
-            create_graph=create_graph,
-        )[0]
+        def backward(target: Target, more: bool = False) -> torch.Tensor:
+            relevance = _seed(output, target, seed)
+            keep = more or create_graph
+            return torch.autograd.grad(
+                expecting_relevance, leaf, relevance, retain_graph=keep, create_graph=create_graph
+            )[0]
 
-    if classes is None:
-        return backward(target)
-    return torch.stack([backward(c, more=i + 1 < len(classes)) for i, c in enumerate(classes)])
+        if classes is None:
+            return backward(target)
+        return torch.stack([backward(c, more=i + 1 < len(classes)) for i, c in enumerate(classes)])
 
 
 def _seed(output: torch.Tensor, target: Target, seed: str) -> torch.Tensor:
