@@ -1,13 +1,10 @@
 """Peers and trained weights, where they are there."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[2]))  # benches
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +14,6 @@ def _same_numbers_in_every_run_and_no_threads_that_wait_for_each_other():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def zennit():
-    from benches.relevance_peers import _zennit
-
-    try:
-        return _zennit()
-    except ImportError:
-        pytest.skip("zennit is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -1,26 +1,12 @@
 """Zennit itself, where it is installed, and two small networks that it can explain."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from netinterp_fast.compat.zennit.layer import Sum
-
-sys.path.append(str(Path(__file__).parents[2]))
-
-
-@pytest.fixture(scope="session")
-def zennit():
-    from benches.relevance_peers import _zennit
-
-    try:
-        return _zennit()
-    except ImportError:
-        pytest.skip("zennit is not installed")
 
 
 class VGG(nn.Module):

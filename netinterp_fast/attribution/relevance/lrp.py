@@ -21,7 +21,7 @@ def lrp(
 ) -> torch.Tensor:
     """Share the relevance of an output among the inputs (Bach et al., PLoS ONE 2015).
 
-    The model is neither changed nor hooked; functions, operators, reused modules and sums count as the layers they are.
+    The model is left as it was. Functions, operators, reused modules and sums count as the layers that they are.
 
     Args:
         model: any `nn.Module` in evaluation mode that takes one tensor and returns one, usually logits [B, n].
