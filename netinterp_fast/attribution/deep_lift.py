@@ -110,6 +110,10 @@ class _Pass(Interposition):
             return call.with_tensors(torch.Tensor.detach)
         if call.name in operations.DROPOUTS and not call.argument(2, "training", True):
             return call.args[0]
+        if call.name == "batch_norm" and call.argument(5, "training", False):
+            raise ValueError(
+                "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
+            )
         apart = _APART.get(call.name)
         if apart is not None and (apart is not _quotient or self._is_input(call.argument(1, "other"))):
             with self.again():
@@ -219,7 +223,7 @@ class _Multipliers(_Pass):
             return _Origin(layer, reference.inputs[0])
         if call.name == "batch_norm":
             before = self.known(call.argument(0, "input"))
-            if before.layer is not None:
+            if before.layer is not None and before.layer.weight.dim() == call.argument(0, "input").dim():
                 stats = (call.argument(i, name) for i, name in ((1, "running_mean"), (2, "running_var")))
                 affine = (call.argument(i, name) for i, name in ((3, "weight"), (4, "bias")))
                 norm = BatchNorm(*stats, *affine, call.argument(7, "eps", 1e-5))

@@ -32,7 +32,7 @@ class NoRuleError(RuntimeError):
 class Call:
     """One functional call: `name` is the same for a module, a function, an operator and an in-place form of it."""
 
-    __slots__ = ("_changes_argument", "args", "func", "in_place", "kwargs", "name")
+    __slots__ = ("_changes_argument", "_func", "args", "in_place", "kwargs", "name")
 
     def __init__(self, func: Callable, args: tuple, kwargs: dict):
         name = func.__name__
@@ -41,8 +41,13 @@ class Call:
         method_in_place = name.endswith("_") and not name.endswith("__")
         self.name = name.strip("_")
         self.in_place = method_in_place or bool(kwargs.get("inplace")) or name == "__setitem__"
-        self.func, self._changes_argument = func, method_in_place
+        self._func, self._changes_argument = func, method_in_place
         self.args, self.kwargs = args, kwargs
+
+    @property
+    def func(self) -> Callable:
+        """What is called, in the form that changes no argument."""
+        return _out_of_place(self._func) if self._changes_argument else self._func
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors among the arguments, also those in lists."""
@@ -60,8 +65,6 @@ class Call:
         if kwargs.get("inplace"):
             kwargs["inplace"] = False
         args = tuple(_converted(value, convert) for value in self.args)
-        if self._changes_argument:
-            return _out_of_place(self.func)(*args, **kwargs)
         if self.name != "setitem":
             return self.func(*args, **kwargs)
         result = args[0].clone()

@@ -36,6 +36,12 @@ MODELS = {
     "residual, in place": (
         lambda: Of(lambda m, x: m["b"](m["a"](x).relu_().add_(x).tanh()), a=nn.Linear(6, 6), b=nn.Linear(6, 3)), (6,)
     ),
+    "product in place": (
+        lambda: Of(lambda m, x: m["a"](x).relu().mul_(m["b"](x).sigmoid_()), a=nn.Linear(6, 3), b=nn.Linear(6, 3)), (6,)
+    ),
+    "norm over another dimension": (
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(3), nn.ReLU(), nn.Flatten()), (3, 4)
+    ),
     "product of activations": (
         lambda: Of(lambda m, x: m["a"](x).relu() * torch.sigmoid(m["b"](x)), a=nn.Linear(6, 3), b=nn.Linear(6, 3)), (6,)
     ),
@@ -180,6 +186,11 @@ def test_bad_arguments(options, error, message):
 def test_inputs_must_be_floating():
     with pytest.raises(TypeError, match="inputs has dtype int64"):
         deep_lift(nn.Identity(), torch.ones(1, 2, dtype=torch.int64))
+
+
+def test_a_batch_norm_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
+        deep_lift(conv_net().train(), torch.randn(2, 2, 8, 8), 0)
 
 
 def test_an_operation_without_a_rule_is_named():
