@@ -110,10 +110,8 @@ class _Pass(Interposition):
             return call.with_tensors(torch.Tensor.detach)
         if call.name in operations.DROPOUTS and not call.argument(2, "training", True):
             return call.args[0]
-        if call.name == "batch_norm" and call.argument(5, "training", False):
-            raise ValueError(
-                "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
-            )
+        if call.name == "batch_norm":
+            BatchNorm.of_call(call)  # refuses training mode
         apart = _APART.get(call.name)
         if apart is not None and (apart is not _quotient or self._is_input(call.argument(1, "other"))):
             with self.again():
@@ -130,9 +128,7 @@ class _Pass(Interposition):
         return [tensor for tensor in call.tensors() if self.known(tensor) is not None]
 
     def _mark_all(self, result: Any, origin: _Origin | None = None) -> Any:
-        if isinstance(result, torch.Tensor):
-            return self.mark(result, origin or _Origin()) if result.is_floating_point() else result
-        return type(result)([self._mark_all(part) for part in result])
+        return self.mark_all(result, lambda t: (origin or _Origin()) if t.is_floating_point() else None)
 
 
 def _recorded(call: Call, n_inputs: int) -> bool:
@@ -207,27 +203,13 @@ class _Multipliers(_Pass):
         if not self.reveal:
             return None
         if call.name in types.AFFINE and len(self._inputs(call)) == 1:
-            rest, func = call.args[3:], call.func
-            options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
-            weight = call.argument(1, "weight")
-            self.variants.calls[weight.data_ptr()] += 2  # both signs are used twice
-            layer = AffineLayer(
-                op=lambda x, w, b: func(x, w, b, *rest, **options),
-                x=call.argument(0, "input"),
-                weight=weight.detach(),
-                bias=None,
-                variants=self.variants,
-                transposed="transpose" in call.name,
-                groups=call.argument(6, "groups", 1),
-            )
+            layer = AffineLayer.of_call(call, self.variants)
+            self.variants.calls[layer.weight.data_ptr()] += 1  # either sign of the weights is used twice
             return _Origin(layer, reference.inputs[0])
         if call.name == "batch_norm":
             before = self.known(call.argument(0, "input"))
             if before.layer is not None and before.layer.weight.dim() == call.argument(0, "input").dim():
-                stats = (call.argument(i, name) for i, name in ((1, "running_mean"), (2, "running_var")))
-                affine = (call.argument(i, name) for i, name in ((3, "weight"), (4, "bias")))
-                norm = BatchNorm(*stats, *affine, call.argument(7, "eps", 1e-5))
-                return _Origin(before.layer.with_batch_norm(norm), before.reference)
+                return _Origin(before.layer.with_batch_norm(BatchNorm.of_call(call)), before.reference)
         return None
 
     def _elementwise(self, call: Call, x: torch.Tensor, reference: _Step):

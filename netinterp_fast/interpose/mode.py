@@ -166,6 +166,15 @@ class Interposition(TorchFunctionMode):
         tensor._interposed = (self, knowledge)
         return tensor
 
+    def mark_all(self, result: Any, knowledge_of: Callable[[torch.Tensor], Any]) -> Any:
+        """Mark the tensors in a call's result; those of which there is no knowledge (None) are constants."""
+        if isinstance(result, torch.Tensor):
+            knowledge = knowledge_of(result)
+            return result if knowledge is None else self.mark(result, knowledge)
+        if isinstance(result, (list, tuple)):
+            return type(result)([self.mark_all(part, knowledge_of) for part in result])
+        return result
+
     def known(self, tensor: torch.Tensor) -> Any:
         """What `mark` noted of a tensor in this run, or None."""
         owner, knowledge = getattr(tensor, "_interposed", (None, None))

@@ -45,30 +45,23 @@ class _PatternGradient(LayerCalls):
         shape = call.argument(0, "input").shape
         return self._replaced(call, lambda g: layer.pull(g, weight, shape))
 
-    def batch_norm(self, call: Call) -> torch.Tensor:
+    def batch_norm(self, call: Call, norm: BatchNorm) -> torch.Tensor:
         if self.attribution:
             return self._replaced(call, lambda g: g)
-        parts = (call.argument(1 + i, name) for i, name in enumerate(("running_mean", "running_var", "weight", "bias")))
-        scale = BatchNorm(*parts, call.argument(7, "eps", 1e-5)).scale
-        x = call.argument(0, "input")
+        scale, x = norm.scale, call.argument(0, "input")
         inverse = torch.where(scale == 0, 0, 1 / scale).to(x.dtype).view(-1, *[1] * (x.dim() - 2))
         return self._replaced(call, lambda g: g * inverse)
 
     def gradient(self, call: Call):
         if call.name in operations.CONSTANT:
             return call.with_tensors(torch.Tensor.detach)
-        return self._mark_all(call.with_tensors(lambda t: t.detach() if self.known(t) is None else t))
+        return self.mark_all(
+            call.with_tensors(lambda t: t.detach() if self.known(t) is None else t), lambda t: t.requires_grad or None
+        )
 
     def _replaced(self, call: Call, backward: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         value = call.with_tensors(torch.Tensor.detach)
         return self.mark(_OtherBackward.apply(call.argument(0, "input"), [value], backward), True)
-
-    def _mark_all(self, result):
-        if isinstance(result, torch.Tensor):
-            return self.mark(result, True) if result.requires_grad else result
-        if isinstance(result, (list, tuple)):
-            return type(result)([self._mark_all(part) for part in result])
-        return result
 
     def _pattern(self, layer: Layer) -> torch.Tensor:
         if layer.name not in self.patterns:

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ...interpose import Call
+from ..relevance.layer import BatchNorm
 from .layers import Layer, LayerCalls
 from .patterns import ESTIMATORS, Patterns
 
@@ -85,20 +86,13 @@ class _Fit(LayerCalls):
         self._waiting[id(y)] = output = _Output(layer, call.argument(0, "input"), y)
         return self.mark(y, output)
 
-    def batch_norm(self, call: Call) -> torch.Tensor:
+    def batch_norm(self, call: Call, norm: BatchNorm) -> torch.Tensor:
         y = self.gradient(call)
         self._count(self.known(call.argument(0, "input")), y)
         return y
 
     def gradient(self, call: Call):
-        return self._mark_all(call.with_tensors(torch.Tensor.detach))
-
-    def _mark_all(self, result):
-        if isinstance(result, torch.Tensor):
-            return self.mark(result, True)
-        if isinstance(result, (list, tuple)):
-            return type(result)([self._mark_all(part) for part in result])
-        return result
+        return self.mark_all(call.with_tensors(torch.Tensor.detach), lambda t: True)
 
     def _count(self, output: _Output | bool | None, sign: torch.Tensor) -> None:
         """Add a layer's output, whose units fire where `sign` is positive."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from ...interpose import Call, Interposition, NoRuleError
 from ..relevance import operations
+from ..relevance.layer import BatchNorm
 
 _LAYERS = frozenset("linear conv1d conv2d conv3d".split())
 # Layers too when they use parameters of the model's, but their patches are not defined here.
@@ -95,11 +96,7 @@ class LayerCalls(Interposition):
             layer = self._layer(call)
             return self.gradient(call) if layer is None else self.layer(call, layer)
         if call.name == "batch_norm":
-            if call.argument(5, "training", False):
-                raise ValueError(
-                    "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
-                )
-            return self.batch_norm(call)
+            return self.batch_norm(call, BatchNorm.of_call(call))
         if call.name in _WITHOUT_PATTERNS:
             self._refuse_parameters(call)
         return self.gradient(call)
@@ -107,7 +104,7 @@ class LayerCalls(Interposition):
     def layer(self, call: Call, layer: Layer) -> torch.Tensor:
         raise NotImplementedError
 
-    def batch_norm(self, call: Call) -> torch.Tensor:
+    def batch_norm(self, call: Call, norm: BatchNorm) -> torch.Tensor:
         raise NotImplementedError
 
     def gradient(self, call: Call):

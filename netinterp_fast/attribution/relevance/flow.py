@@ -80,7 +80,7 @@ class Flow(Interposition):
         self._inside: list[Rule | None] = []  # rules of the special modules that are being called
         self._handles: list = []
         self.variants = Variants(many_passes)
-        self._noted: list[weakref.ref[Traced]] = []
+        self._all_traced: list[weakref.ref[Traced]] = []
 
     def __enter__(self):
         for module, rule in self._special_modules:
@@ -103,16 +103,19 @@ class Flow(Interposition):
         return self.note(inputs, Traced(Arrives.RELEVANCE, plain=plain))
 
     def note(self, tensor: torch.Tensor, traced: Traced) -> torch.Tensor:
-        self._noted.append(weakref.ref(traced))
-        return self.mark(tensor, traced)
+        return self.mark(tensor, self._noted(traced))
+
+    def _noted(self, traced: Traced) -> Traced:
+        self._all_traced.append(weakref.ref(traced))
+        return traced
 
     def forget(self) -> None:
         """Drop what is known of all tensors. Each step that was made of a tensor refers back to it through the graph, a
         circle that Python's garbage collector does not see."""
-        for traced in self._noted:
+        for traced in self._all_traced:
             if (traced := traced()) is not None:
                 traced.forget()
-        self._noted.clear()
+        self._all_traced.clear()
 
     def multiplier(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the forward pass as an operation takes it that returns multipliers."""
@@ -250,11 +253,7 @@ class Flow(Interposition):
 
     def _note_all(self, result, traced_of: Callable[[torch.Tensor], Traced]):
         """Note the tensors that depend on the input in a call's result."""
-        if isinstance(result, torch.Tensor):
-            return self.note(result, traced_of(result)) if result.requires_grad else result
-        if isinstance(result, (list, tuple)):
-            return type(result)([self._note_all(part, traced_of) for part in result])
-        return result
+        return self.mark_all(result, lambda out: self._noted(traced_of(out)) if out.requires_grad else None)
 
     # ---- affine layers
 
@@ -269,23 +268,7 @@ class Flow(Interposition):
             return self._gradient(call)
         if not isinstance(rule, AffineRule):
             raise TypeError(f"layer {self.last_layer!r} has the rule {rule}, which is not for layers with weights")
-        return self._apply(self._layer(call, x, weight, bias), rule, None)
-
-    def _layer(self, call: Call, x, weight, bias) -> AffineLayer:
-        rest, func = call.args[3:], call.func
-        options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
-        transposed = "transpose" in call.name
-        self.variants.calls[weight.data_ptr()] += 1
-        return AffineLayer(
-            op=lambda x, w, b: func(x, w, b, *rest, **options),
-            x=x,
-            weight=weight.detach(),
-            bias=None if bias is None else bias.detach(),
-            variants=self.variants,
-            nonneg=self.known(x).nonneg,
-            transposed=transposed,
-            groups=call.argument(6, "groups", 1),
-        )
+        return self._apply(AffineLayer.of_call(call, self.variants, self.known(x).nonneg), rule, None)
 
     def _apply(self, layer: AffineLayer, rule: AffineRule, output: torch.Tensor | None) -> torch.Tensor:
         """A layer's output, which a batch norm may have given already."""
@@ -301,18 +284,13 @@ class Flow(Interposition):
         return self.note(y, Traced(Arrives.RELEVANCE, layer=layer, rule=rule, linear=linear))
 
     def _batch_norm(self, call: Call):
-        x, mean, var = (call.argument(i, name) for i, name in enumerate(("input", "running_mean", "running_var")))
-        weight, bias = call.argument(3, "weight"), call.argument(4, "bias")
-        if call.argument(5, "training", False):
-            raise ValueError(
-                "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
-            )
-        rule = self._rule_for(weight, nn.BatchNorm2d)
+        norm, x = BatchNorm.of_call(call), call.argument(0, "input")
+        rule = self._rule_for(norm.weight, nn.BatchNorm2d)
         traced = self.known(x)
         of_layer = traced.layer is not None and traced.layer.weight.dim() == x.dim()  # else over another dimension
         if not of_layer:
             return self._gradient(call) if rule is None else self._batch_norm_alone(call, x, rule)
-        merged = traced.layer.with_batch_norm(BatchNorm(mean, var, weight, bias, call.argument(7, "eps", 1e-5)))
+        merged = traced.layer.with_batch_norm(norm)
         source = x if traced.arrives is Arrives.RATIO else traced.linear
         y = call.with_tensors(lambda t: source if t is x and source is not None else t.detach())
         return self._apply(merged, traced.rule, y)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ...interpose import Call
+
 # (modified weight, modified bias or None)
 Parameters = tuple[torch.Tensor, torch.Tensor | None]
 Factors = tuple[float, float]  # of positive and of negative weights
@@ -23,6 +25,16 @@ class BatchNorm(NamedTuple):
     weight: torch.Tensor | None
     bias: torch.Tensor | None
     eps: float
+
+    @classmethod
+    def of_call(cls, call: Call) -> BatchNorm:
+        """Of a call of batch_norm, or of instance_norm with running statistics: their arguments stand alike."""
+        names = ("running_mean", "running_var", "weight", "bias")
+        if call.name == "batch_norm" and call.argument(5, "training", False):
+            raise ValueError(
+                "a batch norm is in training mode: its outputs mix the batch's examples; call model.eval()"
+            )
+        return cls(*(call.argument(i, name) for i, name in enumerate(names, 1)), call.argument(7, "eps", 1e-5))
 
     @property
     def scale(self) -> torch.Tensor:
@@ -78,6 +90,24 @@ class AffineLayer:
     linear: bool = False
     transposed: bool = False
     groups: int = 1
+
+    @classmethod
+    def of_call(cls, call: Call, variants: Variants, nonneg: bool = False) -> AffineLayer:
+        """Of a call of linear, a convolution or a transposed one."""
+        func, rest = call.func, call.args[3:]
+        options = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
+        x, weight, bias = (call.argument(i, name) for i, name in enumerate(("input", "weight", "bias")))
+        variants.calls[weight.data_ptr()] += 1
+        return cls(
+            op=lambda x, w, b: func(x, w, b, *rest, **options),
+            x=x,
+            weight=weight.detach(),
+            bias=None if bias is None else bias.detach(),
+            variants=variants,
+            nonneg=nonneg,
+            transposed="transpose" in call.name,
+            groups=call.argument(6, "groups", 1),
+        )
 
     @property
     def positive_only(self) -> bool:

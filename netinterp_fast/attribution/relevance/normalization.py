@@ -7,8 +7,6 @@ import torch
 from ...interpose import Call
 from .layer import BatchNorm
 
-_TRACKED = ("running_mean", "running_var", "weight", "bias")
-
 
 def affine_normalization(call: Call, x: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
     """A norm of x whose deviation is that of `constant`, which has the same values: linear in x.
@@ -30,9 +28,7 @@ def affine_normalization(call: Call, x: torch.Tensor, constant: torch.Tensor) ->
     else:  # an instance norm: weight and bias come after two running statistics, eps after momentum
         groups, first = x.shape[1], 3
         if not call.argument(5, "use_input_stats", True):
-            norm = BatchNorm(
-                *(call.argument(i, name) for i, name in enumerate(_TRACKED, 1)), call.argument(7, "eps", 1e-5)
-            )
+            norm = BatchNorm.of_call(call)
             return _scaled_and_shifted(x, norm.scale, norm.shift, (1, -1, *[1] * (x.dim() - 2)))
     weight, bias = call.argument(first, "weight"), call.argument(first + 1, "bias")
     eps = call.argument(4 if first == 2 else 7, "eps", 1e-5)
