@@ -16,27 +16,23 @@ itself to its input.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ...interpose import Call, Interposition, stop_without_rule
+from ...interpose import Call, stop_without_rule
 from . import layer_types as types
 from . import operations, steps
 from .composites import Composite
-from .layer import AffineLayer, BatchNorm, Variants
+from .layer import AffineLayer, BatchNorm
 from .normalization import affine_normalization
 from .rules import ActivationRule, AffineRule, Epsilon, Norm, Pass, Rule
 from .steps import Arrives, Traced
+from .tracing import NeedsRelevance, Tracing
 
 # Modules whose own rule is that of the call that uses their parameters.
 _OWN_CALLS = (*types.Linear, *types.BatchNorm, nn.PReLU)
-
-
-class NeedsRelevance(Exception):
-    """A rule needs the relevance of a tensor for which this was not kept: run again with keep=True."""
 
 
 def run(
@@ -61,123 +57,8 @@ def run(
     raise RuntimeError("a rule needs the relevance of a tensor that the model made outside of torch's functions")
 
 
-class Flow(Interposition):
+class Flow(Tracing):
     """Runs a model so that the backward pass of its output is the relevance propagation of a composite."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        composite: Composite,
-        keep: bool = False,
-        many_passes: bool = False,
-        differentiable: bool = False,
-    ):
-        super().__init__(model)
-        self.composite, self.keep, self.differentiable = composite, keep, differentiable
-        self.rules = composite.assign(model)
-        self._rule_of_type = functools.cache(composite.functional_rule)
-        self._special_modules = _special_modules(model, self.rules, self._rule_of_type)
-        self._inside: list[Rule | None] = []  # rules of the special modules that are being called
-        self._handles: list = []
-        self.variants = Variants(many_passes)
-        self._all_traced: list[weakref.ref[Traced]] = []
-
-    def __enter__(self):
-        for module, rule in self._special_modules:
-            enter = module.register_forward_pre_hook(lambda _, __, rule=rule: self._inside.append(rule))
-            leave = module.register_forward_hook(lambda _, __, ___: self._leave(), always_call=True)
-            self._handles += [enter, leave]
-        return super().__enter__()
-
-    def _leave(self) -> None:
-        self._inside.pop()
-
-    def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        return super().__exit__(*exception)
-
-    def start(self, inputs: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
-        """The model's input; its gradient will be its relevance."""
-        return self.note(inputs, Traced(Arrives.RELEVANCE, plain=plain))
-
-    def note(self, tensor: torch.Tensor, traced: Traced) -> torch.Tensor:
-        return self.mark(tensor, self._noted(traced))
-
-    def _noted(self, traced: Traced) -> Traced:
-        self._all_traced.append(weakref.ref(traced))
-        return traced
-
-    def forget(self) -> None:
-        """Drop what is known of all tensors. Each step that was made of a tensor refers back to it through the graph, a
-        circle that Python's garbage collector does not see."""
-        for traced in self._all_traced:
-            if (traced := traced()) is not None:
-                traced.forget()
-        self._all_traced.clear()
-
-    def multiplier(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the forward pass as an operation takes it that returns multipliers."""
-        traced = self.known(tensor)
-        if traced is None:
-            return tensor.detach()
-        if traced.arrives is Arrives.MULTIPLIER:
-            return tensor
-        self._general_output(tensor, traced)
-        if traced.multiplier is None:
-            plain = self._saved(tensor, tensor)
-            traced.multiplier = steps.Activation.apply(tensor, [tensor.detach()], plain, traced, False)
-        return traced.multiplier
-
-    def relevance(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the forward pass as an operation takes it that returns relevance."""
-        traced = self.known(tensor)
-        if traced is None:
-            return tensor.detach()
-        self._general_output(tensor, traced)
-        if traced.arrives is Arrives.RELEVANCE:
-            return tensor
-        if traced.relevance is None and traced.arrives is Arrives.RATIO:
-            traced.relevance = steps.Ratio.apply(tensor, self._saved(tensor), traced.stabilizer)
-        elif callable(traced.relevance):
-            traced.relevance = traced.relevance()
-        if traced.relevance is None:
-            raise NeedsRelevance
-        return traced.relevance
-
-    def _general_output(self, tensor: torch.Tensor, traced: Traced) -> None:
-        """Something other than a ReLU uses a layer's output: relevance may come to negative ones too."""
-        if traced.layer is not None:
-            traced.layer.output = self.plain(tensor)
-
-    # ---- results that are to be differentiated
-
-    def plain(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the forward pass as a number in the backward pass: with the model's own gradient where the result
-        is to be differentiated, a constant where not."""
-        traced = self.known(tensor)
-        if traced is not None:
-            traced.read = True
-        return tensor.detach() if traced is None or traced.plain is None else traced.plain
-
-    def _saved(self, *tensors: torch.Tensor) -> steps.Plain:
-        """What a step uses in its backward pass in place of its own tensors."""
-        return tuple(self.plain(tensor) for tensor in tensors) if self.differentiable else None
-
-    def _value(self, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
-        """The output of a call: for a step, and as a number in its backward pass."""
-        value = call.with_tensors(self.plain)
-        return value.detach(), value
-
-    def _note_plain(self, result, plain) -> None:
-        if isinstance(result, torch.Tensor):
-            traced = self.known(result)
-            if traced is not None and traced.plain is None:
-                traced.plain = plain
-        elif isinstance(result, (list, tuple)):
-            for part, part_plain in zip(result, plain, strict=True):
-                self._note_plain(part, part_plain)
 
     # ---- which call is answered how
 
@@ -222,7 +103,7 @@ class Flow(Interposition):
 
     def _functional_rule(self, kind: type[nn.Module]) -> Rule | None:
         """The rule of a call without parameters, by what it counts as."""
-        return self._inside[-1] if self._inside else self._rule_of_type(kind)
+        return self._module_rules.rule_inside if self._module_rules.inside else self._rule_of_type(kind)
 
     def _rule_for(self, parameter: torch.Tensor | None, kind: type[nn.Module]) -> Rule | None:
         """By the module that owns a parameter where it is one of those that composites map, or mapped by its name; else
@@ -490,20 +371,3 @@ class Flow(Interposition):
     def _kept(self, make: Callable[[], torch.Tensor], cheap: bool = False) -> Callable[[], torch.Tensor] | None:
         """How to make a tensor that expects relevance; forgotten where it is seldom needed and costs memory to keep."""
         return make if self.keep or cheap else None
-
-
-def _special_modules(model: nn.Module, rules: dict[str, Rule], rule_of_type: Callable) -> list[tuple]:
-    """The modules without parameters whose rule is not that of a function that does the same: a composite that goes by
-    name can say so, or one with types of its own. What they call is known only while they run."""
-    return [
-        (module, rules.get(name))
-        for name, module in model.named_modules()
-        if not module._modules
-        and not module._parameters
-        and rules.get(name) is not rule_of_type(_function_type(type(module)))
-    ]
-
-
-def _function_type(kind: type[nn.Module]) -> type[nn.Module]:
-    """The type that a function in the module's place would count as."""
-    return next(base for base in kind.__mro__ if base is types.Sum or base.__module__.startswith("torch."))
