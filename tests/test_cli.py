@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import netinterp_fast
 from netinterp_fast.cli import main
 
 MODEL = """
@@ -152,7 +153,7 @@ def test_bad_arguments_are_explained(workplace, capsys, arguments, message):
 def test_doctor_tells_what_is_used(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    ops = "concept_area, product_ratio, relu_gate, stabilized_ratio, top_quantile_update, unit_concept_overlap"
+    ops = ", ".join(netinterp_fast.build_info()["ops"])
     assert f"ops: {ops}" in printed
     assert "CUDA kernels:" in printed
 

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../core/noise.h"
+#include "../core/paths.h"
 #include "../core/relevance.h"
 
 namespace netinterp_fast {
@@ -95,6 +97,34 @@ struct RelevanceKernels {
   Map relu_gate;
 };
 
+constexpr int64_t kPathRun = 2048;                // elements of an example that all steps are taken with at a time
+constexpr int64_t kNoiseRun = kNoiseBlock * 256;  // elements that have their noise made at a time
+
+// One example's alphas or weights, a step each; what belongs to a step begins row_stride after that of the step before.
+template <typename Real>
+struct PathSteps {
+  const Real* numbers;
+  int64_t number_stride;
+  int64_t steps;
+  int64_t row_stride;
+};
+
+// The ops of netinterp_fast/ops/paths.py and noise.py, for n elements of one example.
+template <typename Scalar>
+struct PathKernels {
+  using Real = RealOf<Scalar>;
+
+  // n <= kPathRun. streamed: past the caches, where the type is float; out, the rows and n are multiples of 64 bytes.
+  void (*points)(const Scalar* inputs, const Scalar* baseline, const PathSteps<Real>& alphas, bool relu, bool streamed,
+                 int64_t n, Scalar* out);
+
+  // gate is null where there is none.
+  void (*accumulate)(const Scalar* grads, const Scalar* gate, const PathSteps<Real>& weights, PathValue value,
+                     int64_t n, Real* out);
+
+  void (*add_noise)(const Scalar* inputs, const float* noise, Real sigma, int64_t n, Scalar* out);
+};
+
 struct Kernels {
   const char* level;
   int64_t lanes;  // floats a vector
@@ -121,6 +151,14 @@ struct Kernels {
   RelevanceKernels<double> double_relevance;
   RelevanceKernels<torch::headeronly::Half> half_relevance;
   RelevanceKernels<torch::headeronly::BFloat16> bfloat16_relevance;
+
+  // The noise of n elements of an example, from the first of first_block on, a multiple of kMaxLanes.
+  void (*normal_noise)(PhiloxKey key, uint32_t sample, uint32_t example, int64_t first_block, int64_t n, float* out);
+
+  PathKernels<float> float_paths;
+  PathKernels<double> double_paths;
+  PathKernels<torch::headeronly::Half> half_paths;
+  PathKernels<torch::headeronly::BFloat16> bfloat16_paths;
 };
 
 const Kernels& kernels();  // the level in use
@@ -144,6 +182,19 @@ const RelevanceKernels<Scalar>& relevance_kernels() {
     return kernels().half_relevance;
   } else {
     return kernels().bfloat16_relevance;
+  }
+}
+
+template <typename Scalar>
+const PathKernels<Scalar>& path_kernels() {
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return kernels().float_paths;
+  } else if constexpr (std::is_same_v<Scalar, double>) {
+    return kernels().double_paths;
+  } else if constexpr (std::is_same_v<Scalar, torch::headeronly::Half>) {
+    return kernels().half_paths;
+  } else {
+    return kernels().bfloat16_paths;
   }
 }
 

@@ -460,44 +460,17 @@ int64_t append_above(const float* values, int64_t n, int64_t* position, float bo
   return count;
 }
 
-// ---- relevance ------------------------------------------------------------------------------------------------------
-
-// No branch and no aliasing: the compiler makes vectors of these loops.
-template <typename Scalar>
-void stabilized_ratio(const Scalar* const* in, RealOf<Scalar> epsilon, int64_t begin, int64_t end,
-                      Scalar* __restrict out) {
-  using Real = RealOf<Scalar>;
-  const Scalar *relevance = in[0], *z = in[1];
-  for (int64_t i = begin; i < end; ++i) {
-    out[i] = static_cast<Scalar>(static_cast<Real>(relevance[i]) / stabilized(static_cast<Real>(z[i]), epsilon));
-  }
-}
-
-template <typename Scalar>
-void product_ratio(const Scalar* const* in, RealOf<Scalar> epsilon, int64_t begin, int64_t end,
-                   Scalar* __restrict out) {
-  using Real = RealOf<Scalar>;
-  const Scalar *x = in[0], *grad = in[1], *z = in[2];
-  for (int64_t i = begin; i < end; ++i) {
-    const Real product = static_cast<Real>(x[i]) * static_cast<Real>(grad[i]);
-    out[i] = static_cast<Scalar>(product / stabilized(static_cast<Real>(z[i]), epsilon));
-  }
-}
-
-template <typename Scalar>
-void relu_gate(const Scalar* const* in, RealOf<Scalar> epsilon, int64_t begin, int64_t end, Scalar* __restrict out) {
-  using Real = RealOf<Scalar>;
-  const Scalar *grad = in[0], *output = in[1];
-  for (int64_t i = begin; i < end; ++i) {
-    out[i] = static_cast<Scalar>(gated(static_cast<Real>(grad[i]), static_cast<Real>(output[i]), epsilon));
-  }
-}
+#include "kernels_paths.inl"
+#include "kernels_relevance.inl"
 
 template <typename Id>
 constexpr LabelKernels<Id> kLabels{check_row<Id>, drop_duplicates<Id>, find_changes<Id>, take_runs<Id>, find_runs<Id>};
 
 template <typename Scalar>
 constexpr RelevanceKernels<Scalar> kRelevance{stabilized_ratio<Scalar>, product_ratio<Scalar>, relu_gate<Scalar>};
+
+template <typename Scalar>
+constexpr PathKernels<Scalar> kPaths{path_points<Scalar>, path_accumulate<Scalar>, add_noise<Scalar>};
 
 const Kernels table{LEVEL_NAME,
                     LANES,
@@ -509,4 +482,9 @@ const Kernels table{LEVEL_NAME,
                     kRelevance<float>,
                     kRelevance<double>,
                     kRelevance<torch::headeronly::Half>,
-                    kRelevance<torch::headeronly::BFloat16>};
+                    kRelevance<torch::headeronly::BFloat16>,
+                    normal_noise,
+                    kPaths<float>,
+                    kPaths<double>,
+                    kPaths<torch::headeronly::Half>,
+                    kPaths<torch::headeronly::BFloat16>};

@@ -1,6 +1,8 @@
 """The package's operators: each has a schema, a pure-torch reference, a fake, and native CPU and CUDA kernels."""
 
 from .concept_area import concept_area
+from .noise import noise_points
+from .paths import path_accumulate, path_points
 from .relevance import product_ratio, relu_gate, stabilized_ratio
 from .top_quantile_update import top_quantile_update
 from .unit_concept_overlap import Overlap, unit_concept_overlap
@@ -8,6 +10,9 @@ from .unit_concept_overlap import Overlap, unit_concept_overlap
 __all__ = [
     "Overlap",
     "concept_area",
+    "noise_points",
+    "path_accumulate",
+    "path_points",
     "product_ratio",
     "relu_gate",
     "stabilized_ratio",

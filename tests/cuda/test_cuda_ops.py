@@ -14,6 +14,7 @@ from op_cases import (
     relevance_cases,
     same_bits,
 )
+from path_cases import PATH_DTYPES, noise_cases, point_cases, sum_cases
 
 from netinterp_fast import _library, ops
 from netinterp_fast.backends import use_backend
@@ -23,9 +24,14 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = "cuda"
-OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update", *RELEVANCE_OPS)
+PATH_OPS = ("path_points", "path_accumulate", "noise_points")
+OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update", *RELEVANCE_OPS, *PATH_OPS)
 OVERLAPS = overlap_cases()
 RUNS = quantile_runs()
+PATHS = {
+    dtype: dict(zip(PATH_OPS, (point_cases(dtype), sum_cases(dtype), noise_cases(dtype)), strict=True))
+    for dtype in PATH_DTYPES
+}
 RELEVANCE = {dtype: relevance_cases(dtype) for dtype in RELEVANCE_DTYPES}
 
 
@@ -101,12 +107,14 @@ def test_nan_leaves_the_state_as_it_was():
 
 def tensors_on_device(arguments):
     """Copied as they lie, an offset from an aligned address included."""
-    *tensors, epsilon = arguments
     copies = []
-    for tensor in tensors:
+    for tensor in arguments:
+        if not isinstance(tensor, torch.Tensor):
+            copies.append(tensor)
+            continue
         room = torch.empty(tensor.numel() + tensor.storage_offset(), dtype=tensor.dtype, device=DEVICE)
         copies.append(room.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(tensor))
-    return (*copies, epsilon)
+    return tuple(copies)
 
 
 @pytest.mark.parametrize("op", RELEVANCE_OPS)
@@ -148,6 +156,77 @@ def test_relevance_in_a_cuda_graph(op):
         graph.replay()
         torch.cuda.synchronize()
         assert same_bits(result.cpu(), _library.reference(op)(*case))
+
+
+def path_result(op, run, arguments):
+    """What an op of PATH_OPS returns or adds up."""
+    result = run(*arguments)
+    return arguments[-1] if op == "path_accumulate" else result
+
+
+def path_cases():
+    return [(op, name) for op in PATH_OPS for name in PATHS[torch.float32][op]]
+
+
+@pytest.mark.parametrize("dtype", PATH_DTYPES)
+@pytest.mark.parametrize(("op", "name"), path_cases())
+def test_paths_and_noise(dtype, op, name):
+    case = PATHS[dtype][op][name]
+    on_gpu, again = tensors_on_device(case), tensors_on_device(case)
+    expected = path_result(op, _library.reference(op), case.fresh() if op == "path_accumulate" else case)
+    assert same_bits(path_result(op, raw(op), on_gpu).cpu(), expected)
+    assert same_bits(path_result(op, _library.reference(op), again).cpu(), expected)
+
+
+def test_paths_and_noise_of_more_values_than_threads():
+    random = torch.Generator().manual_seed(9)
+    inputs, baseline = torch.randn(2, 3, 1_000_001, generator=random)
+    alphas, out = torch.rand(7, 3, generator=random), torch.zeros(3, 1_000_001)
+    arguments = {
+        "path_points": (inputs, baseline, alphas, True),
+        "path_accumulate": (inputs.repeat(7, 1), baseline.repeat(7, 1), alphas, 2, out),
+        "noise_points": (inputs, alphas[0].clone(), 5, 7, 1, 2),
+    }
+    for op in PATH_OPS:
+        on_gpu = tensors_on_device(arguments[op])
+        expected = path_result(op, _library.reference(op), arguments[op])
+        assert same_bits(path_result(op, raw(op), on_gpu).cpu(), expected)
+
+
+@pytest.mark.parametrize("op", PATH_OPS)
+def test_paths_and_noise_in_a_cuda_graph(op):
+    case = PATHS[torch.float32][op]["typical"]
+    static = tensors_on_device(case)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        raw(op)(*static)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = path_result(op, raw(op), static)
+    for scale in (2, 3):
+        scaled = case._replace(**{case._fields[0]: case[0] * scale})
+        for target, source in zip(static, scaled, strict=True):
+            if isinstance(target, torch.Tensor):
+                target.copy_(source)
+        graph.replay()
+        torch.cuda.synchronize()
+        fresh_case = scaled.fresh() if op == "path_accumulate" else scaled
+        assert same_bits(result.cpu(), path_result(op, _library.reference(op), fresh_case))
+
+
+@pytest.mark.parametrize("op", PATH_OPS)
+def test_wrappers_of_paths_and_noise_keep_to_the_device(op):
+    inputs = torch.randn(2, 3, 5, 4).to(memory_format=torch.channels_last)
+    calls = {
+        "path_points": lambda t: ops.path_points(t, torch.zeros_like(t), torch.ones(2, device=t.device)),
+        "path_accumulate": lambda t: ops.path_accumulate(t, torch.ones(1, device=t.device), torch.zeros_like(t)),
+        "noise_points": lambda t: ops.noise_points(t, torch.ones(2, device=t.device), 2**63, 2),
+    }
+    with use_backend("native"):
+        got, expected = calls[op](inputs.to(DEVICE)), calls[op](inputs)
+    assert same_bits(got.cpu(), expected)
+    assert got.stride() == expected.stride()
 
 
 def test_wrappers_take_non_contiguous_tensors():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from ctypes import c_bool, c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import c_bool, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 import torch
@@ -22,6 +22,14 @@ class _LabelShape(ctypes.Structure):
 
 class _Axis(ctypes.Structure):
     _fields_ = [("cells", c_int64), ("pixels", c_int64), ("scale", c_double), ("offset", c_double)]
+
+
+class _PathShape(ctypes.Structure):
+    _fields_ = [("by_example", c_bool), ("steps", c_int64), ("examples", c_int64), ("size", c_int64)]
+
+
+class _NoiseRows(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("samples", "examples", "size", "first_sample", "first_example")]
 
 
 def build(folder: Path) -> Path:
@@ -98,6 +106,28 @@ class EmulatedKernels:
         out = torch.empty_like(first)
         self._call(name, self._launch, *_typed(first), *others, c_double(epsilon), c_int64(out.numel()), out)
         return out
+
+    def path_points(self, inputs, baseline, alphas, relu):
+        out = inputs.new_empty((alphas.shape[0] * inputs.shape[0], inputs.shape[1]))
+        shape = _PathShape(alphas.shape[1] != 1, alphas.shape[0], *inputs.shape)
+        self._call("path_points", self._launch, *_typed(inputs), baseline, alphas, shape, c_bool(relu), out)
+        return out
+
+    def path_accumulate(self, grads, gate, weights, value, out):
+        shape = _PathShape(weights.shape[1] != 1, weights.shape[0], *out.shape)
+        gate = c_void_p() if gate is None else gate
+        self._call("path_accumulate", self._launch, *_typed(grads), gate, weights, shape, c_int64(value), out)
+
+    def noise_points(self, inputs, sigma, seed, samples, first_sample, first_example):
+        out = inputs.new_empty((samples * inputs.shape[0], inputs.shape[1]))
+        rows = _NoiseRows(samples, *inputs.shape, first_sample, first_example)
+        self._call("noise_points", self._launch, *_typed(inputs), sigma, c_uint64(seed), rows, out)
+        return out
+
+    def philox_words(self, counter: list[int], key: list[int]) -> list[int]:
+        words = (c_uint32 * 4)(*counter)
+        self._call("philox_words", words, (c_uint32 * 2)(*key))
+        return list(words)
 
     def runner_check(self, kind: str) -> None:
         self._call("runner_check", kind.encode(), c_uint32(self._launch.seed))

@@ -2,6 +2,8 @@
 #include "cuda_on_cpu.h"
 
 #include "../../csrc/cuda/concept_area.cuh"
+#include "../../csrc/cuda/noise.cuh"
+#include "../../csrc/cuda/paths.cuh"
 #include "../../csrc/cuda/relevance.cuh"
 #include "../../csrc/cuda/top_quantile_update.cuh"
 #include "../../csrc/cuda/unit_concept_overlap.cuh"
@@ -41,6 +43,14 @@ template <typename F>
 void dispatch_real(const std::string& dtype, const F& f) {
   if (dtype == "float64") return f(static_cast<const double*>(nullptr));
   dispatch_floating(dtype, f);
+}
+
+// Calls f with an std::integral_constant of the value.
+template <typename F>
+void dispatch_value(int64_t value, const F& f) {
+  if (value == 0) return f(std::integral_constant<PathValue, PathValue::kSigned>{});
+  if (value == 1) return f(std::integral_constant<PathValue, PathValue::kAbsolute>{});
+  f(std::integral_constant<PathValue, PathValue::kSquare>{});
 }
 
 template <typename F>
@@ -172,6 +182,65 @@ int32_t relu_gate(Launch to, const void* grad, const char* dtype, const void* ou
                       static_cast<T*>(out));
       });
     });
+  });
+}
+
+struct PathShape {
+  bool by_example;
+  int64_t steps, examples, size;
+};
+
+int32_t path_points(Launch to, const void* inputs, const char* dtype, const void* baseline, const void* alphas,
+                    PathShape shape, bool relu, void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      const PathNumbers<RealOf<T>> numbers{static_cast<const RealOf<T>*>(alphas), shape.by_example, shape.steps,
+                                           shape.examples, shape.size};
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        const auto kernel = relu ? write_path_points<true, T> : write_path_points<false, T>;
+        kernel(elements(inputs, type), elements(baseline, type), numbers, static_cast<T*>(out));
+      });
+    });
+  });
+}
+
+int32_t path_accumulate(Launch to, const void* grads, const char* dtype, const void* gate, const void* weights,
+                        PathShape shape, int64_t value, void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      using Real = RealOf<T>;
+      const PathNumbers<Real> numbers{static_cast<const Real*>(weights), shape.by_example, shape.steps, shape.examples,
+                                      shape.size};
+      dispatch_value(value, [&](auto constant) {
+        cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+          add_path_steps<decltype(constant)::value>(elements(grads, type), elements(gate, type), numbers,
+                                                    static_cast<Real*>(out));
+        });
+      });
+    });
+  });
+}
+
+int32_t noise_points(Launch to, const void* inputs, const char* dtype, const void* sigma, uint64_t seed, NoiseRows rows,
+                     void* out) {
+  return guarded([&] {
+    dispatch_real(dtype, [&](auto* type) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        add_noise(elements(inputs, type), static_cast<const RealOf<T>*>(sigma), philox_key(seed), rows,
+                  static_cast<T*>(out));
+      });
+    });
+  });
+}
+
+// words: the counter's on entry, the random ones on return.
+int32_t philox_words(uint32_t* words, const uint32_t* key) {
+  return guarded([&] {
+    const PhiloxWords random = philox({{words[0], words[1], words[2], words[3]}}, {{key[0], key[1]}});
+    std::copy_n(random.words, 4, words);
   });
 }
 

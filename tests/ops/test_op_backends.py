@@ -16,6 +16,9 @@ from netinterp_fast.ops import concept_area
 
 OPS = [
     "concept_area",
+    "noise_points",
+    "path_accumulate",
+    "path_points",
     "product_ratio",
     "relu_gate",
     "stabilized_ratio",
@@ -86,7 +89,7 @@ def test_why_not_is_none_where_the_native_kernel_serves(op):
 
 
 def test_why_not_refuses_other_names():
-    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, product_ratio, relu_gate, sta"):
+    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, noise_points, path_accumulate, p"):
         why_not("overlap")
 
 

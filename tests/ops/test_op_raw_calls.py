@@ -24,6 +24,11 @@ QUANTILE = """dict(
 STABILIZED = "dict(relevance=torch.ones(2, 3, 4, 5), z=torch.ones(2, 3, 4, 5), epsilon=1e-6)"
 PRODUCT = "dict(x=torch.ones(2, 3, 4), grad=torch.ones(2, 3, 4), z=torch.ones(2, 3, 4), epsilon=1e-6)"
 GATE = "dict(grad=torch.ones(2, 3, 4), output=torch.ones(2, 3, 4), epsilon=1e-6)"
+POINTS = "dict(inputs=torch.ones(2, 6), baseline=torch.ones(2, 6), alphas=torch.ones(3, 1), relu=False)"
+SUMS = """dict(
+    grads=torch.ones(6, 5), gate=torch.ones(6, 5), weights=torch.ones(3, 2), value=0, out=torch.ones(2, 5))"""
+NOISE = """dict(
+    inputs=torch.ones(2, 6), sigma=torch.ones(2), seed=-1, samples=3, first_sample=0, first_example=0)"""
 NAN, INF, LONG = 'float("nan")', 'float("inf")', "dtype=torch.int64"
 BAD = {
     "unit_concept_overlap": (OVERLAP, [
@@ -123,6 +128,72 @@ BAD = {
         "output=torch.ones(2, 4, 3).mT",
         "output=torch.ones(2, 3, 4).double()",
         "epsilon=-1.0",
+    ]),
+    "path_points": (POINTS, [
+        "inputs=torch.ones(12)",
+        "inputs=torch.ones(2, 3, 2), baseline=torch.ones(2, 3, 2)",
+        "inputs=torch.ones(2, 7)",
+        "inputs=torch.ones(3, 6)",
+        "inputs=torch.ones(6, 2).T",
+        "inputs=torch.ones(2, 6).int(), baseline=torch.ones(2, 6).int()",
+        "baseline=torch.ones(2, 5)",
+        "baseline=torch.ones(1, 6)",
+        "baseline=torch.ones(1, 6).expand(2, 6)",
+        "baseline=torch.ones(2, 12)[:, ::2]",
+        "baseline=torch.ones(2, 6).half()",
+        "alphas=torch.ones(3)",
+        "alphas=torch.ones(3, 3)",
+        "alphas=torch.ones(3, 0)",
+        "alphas=torch.ones(2, 3).T",
+        "alphas=torch.ones(3, 1).double()",
+        "inputs=torch.ones(2, 6).half(), baseline=torch.ones(2, 6).half(), alphas=torch.ones(3, 1).half()",
+        "inputs=torch.ones(2, 6).double(), baseline=torch.ones(2, 6).double()",
+    ]),
+    "path_accumulate": (SUMS, [
+        "grads=torch.ones(30), gate=None",
+        "grads=torch.ones(5, 5), gate=None",
+        "grads=torch.ones(6, 4), gate=None",
+        "grads=torch.ones(5, 6).T, gate=None",
+        "grads=torch.ones(6, 5).double(), gate=None",
+        "grads=torch.ones(6, 5).int(), gate=None",
+        "gate=torch.ones(2, 5)",
+        "gate=torch.ones(6, 4)",
+        "gate=torch.ones(5, 6).T",
+        "gate=torch.ones(6, 5).half()",
+        "weights=torch.ones(3)",
+        "weights=torch.ones(3, 3)",
+        "weights=torch.ones(2, 2)",
+        "weights=torch.ones(2, 3).T",
+        "weights=torch.ones(3, 2).double()",
+        "value=-1",
+        "value=3",
+        "out=torch.ones(2, 4)",
+        "out=torch.ones(3, 5)",
+        "out=torch.ones(10)",
+        "out=torch.ones(5, 2).T",
+        "out=torch.ones(1, 5).expand(2, 5)",
+        "out=torch.ones(2, 5).half()",
+        "out=torch.ones(2, 5).double()",
+    ]),
+    "noise_points": (NOISE, [
+        "inputs=torch.ones(12)",
+        "inputs=torch.ones(6, 2).T",
+        "inputs=torch.ones(2, 6).int()",
+        "inputs=torch.ones(2, 6).double()",
+        "sigma=torch.ones(1)",
+        "sigma=torch.ones(3)",
+        "sigma=torch.ones(2, 1)",
+        "sigma=torch.ones(4)[::2]",
+        "sigma=torch.ones(2).double()",
+        "samples=-1",
+        "samples=2**32 + 1",
+        "samples=2**63 - 1",
+        "first_sample=-1",
+        "first_sample=2**32 - 2",
+        "first_sample=2**63 - 1",
+        "first_example=-1",
+        "first_example=2**32 - 1",
+        "samples=2**32, inputs=torch.ones(0, 6)",
     ]),
 }  # fmt: skip
 SCRIPT = """
