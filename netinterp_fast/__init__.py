@@ -4,25 +4,54 @@ __version__ = "0.1.0"
 
 from . import ops
 from ._library import build_info
-from .attribution import Patterns, deep_lift, fit_patterns, lrp, pattern_attribution, pattern_net
+from .attribution import (
+    FullGrad,
+    PathInfo,
+    Patterns,
+    deconvnet,
+    deep_lift,
+    expected_gradients,
+    fit_patterns,
+    full_grad,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    lrp,
+    pattern_attribution,
+    pattern_net,
+    rect_grad,
+    saliency,
+    smoothgrad,
+)
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
 from .dissection import Dissection, TopQuantile, dissect
 
 __all__ = [
     "Dissection",
+    "FullGrad",
+    "PathInfo",
     "Patterns",
     "TopQuantile",
     "build_info",
     "composites",
+    "deconvnet",
     "deep_lift",
     "dissect",
+    "expected_gradients",
     "fit_patterns",
+    "full_grad",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
     "lrp",
     "ops",
     "pattern_attribution",
     "pattern_net",
+    "rect_grad",
     "rules",
+    "saliency",
+    "smoothgrad",
     "use_backend",
     "why_not",
 ]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..interpose import Call, Interposition, NoRuleError, stop_without_rule
+from .baselines import checked_baseline
 from .relevance import layer_types as types
 from .relevance import operations
 from .relevance.layer import AffineLayer, BatchNorm, Variants
@@ -61,7 +62,7 @@ def deep_lift(
     check_inputs(inputs)
     if mode not in ("rescale", "reveal_cancel"):
         raise ValueError(f"mode is {mode!r}; it must be 'rescale' or 'reveal_cancel'")
-    reference = _checked_baseline(baseline, inputs)
+    reference = checked_baseline(baseline, inputs)
     with torch.no_grad(), _Record(model) as record:
         model(record.start(reference))
     leaf = inputs.detach().requires_grad_()
@@ -70,20 +71,6 @@ def deep_lift(
         output = flow.run(model, flow.start(leaf.view_as(leaf)))
     multipliers = torch.autograd.grad(output, leaf, output_weights(output, target))[0]
     return multipliers * (leaf.detach() - reference)
-
-
-def _checked_baseline(baseline: Any, inputs: torch.Tensor) -> torch.Tensor:
-    if baseline is None:
-        return torch.zeros_like(inputs, requires_grad=False)
-    if isinstance(baseline, (int, float)):
-        return torch.full_like(inputs, baseline, requires_grad=False)
-    if not isinstance(baseline, torch.Tensor):
-        raise TypeError(f"baseline is a {type(baseline).__name__}; it must be a tensor, a number or None")
-    if baseline.shape[1:] != inputs.shape[1:] or baseline.shape[0] not in (1, inputs.shape[0]):
-        raise ValueError(
-            f"baseline has shape {list(baseline.shape)}; it must be {list(inputs.shape)} or [1, ...] for one for all"
-        )
-    return baseline.detach().to(inputs).expand_as(inputs)
 
 
 @dataclass(eq=False)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 Target = int | torch.Tensor | None
+# What the gradient family takes: also an index of outputs with more dimensions, one an example, or a function.
+AnyTarget = Target | tuple | Sequence | Callable[[torch.Tensor], torch.Tensor]
+# One number for each row of an output; a row belongs to one of the examples, LongTensor [rows].
+Selection = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def check_inputs(inputs: object) -> None:
@@ -64,3 +70,76 @@ def checked_targets(targets: object, target: Target) -> list[int] | None:
     if targets.numel() == 0:
         raise ValueError("targets is empty")
     return targets.tolist()
+
+
+def selection(target: AnyTarget, output: torch.Tensor, examples: torch.Tensor, batch: int) -> Selection:
+    """What of a model's output is explained, as a function of outputs whose rows may be repeated examples.
+
+    Args:
+        target: an int, a LongTensor [B], a list of ints; a tuple of ints that indexes the dimensions of the output
+            after the first, or a list of one such tuple an example; a float tensor of the shape of all examples'
+            outputs, their weights; a function from an output to one number a row; None for each example's largest
+            output, or for the output itself where it is one number an example.
+        output: the model's for some of the examples: those that `examples`, LongTensor [rows], names.
+        batch: B.
+
+    Raises:
+        TypeError, ValueError: for a target that does not fit the output.
+    """
+    if callable(target):
+        return lambda out, rows: _one_a_row(target(out), "target(output)", len(rows))
+    if isinstance(target, torch.Tensor) and target.is_floating_point():
+        return _weighted(target, output, batch)
+    if isinstance(target, tuple):
+        _check_index(target, output)
+        return lambda out, rows: out[(slice(None), *target)]
+    if isinstance(target, list) and target and isinstance(target[0], tuple):
+        return _indexed(target, output, batch)
+    if target is None and output.numel() == len(output):
+        return lambda out, rows: _one_a_row(out.flatten(), "the model's output", len(rows))
+    return _class(target, output, examples, batch)
+
+
+def _one_a_row(values: object, name: str, rows: int) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor) or values.shape != (rows,):
+        shape = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        raise ValueError(f"{name} is {shape}; it must be a tensor [{rows}], one number an example")
+    return values
+
+
+def _weighted(weights: torch.Tensor, output: torch.Tensor, batch: int) -> Selection:
+    expected = (batch, *output.shape[1:])
+    if weights.shape != expected:
+        raise ValueError(f"target has shape {list(weights.shape)}; a seed has the output's, {list(expected)}")
+    weights = weights.to(output)
+    return lambda out, rows: (out * weights[rows]).flatten(1).sum(1)
+
+
+def _check_index(index: tuple, output: torch.Tensor) -> None:
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in index):
+        raise TypeError(f"target is {index!r}; a tuple must hold ints")
+    sizes = output.shape[1:]
+    if len(index) != len(sizes) or not all(-n <= i < n for i, n in zip(index, sizes, strict=True)):
+        raise ValueError(f"target is {index}; it must index an output of shape {list(sizes)} an example")
+
+
+def _indexed(indices: list[tuple], output: torch.Tensor, batch: int) -> Selection:
+    if len(indices) != batch:
+        raise ValueError(f"target has {len(indices)} entries; it must have {batch}, one an example")
+    for index in indices:
+        _check_index(index, output)
+    columns = [torch.tensor(column, device=output.device) for column in zip(*indices, strict=True)]
+    return lambda out, rows: out[(torch.arange(len(rows), device=out.device), *(column[rows] for column in columns))]
+
+
+def _class(target: AnyTarget, output: torch.Tensor, examples: torch.Tensor, batch: int) -> Selection:
+    if isinstance(target, list):
+        target = torch.tensor(target)
+    if isinstance(target, torch.Tensor) and target.numel() == 1 and target.dim() < 2:
+        target = target.reshape(1).expand(batch)
+    if target is None:
+        classes = torch.zeros(batch, dtype=torch.int64, device=output.device)
+        classes[examples] = class_targets(output, None)
+    else:
+        classes = class_targets(output[:1].expand(batch, *output.shape[1:]), target)
+    return lambda out, rows: out.gather(1, classes[rows][:, None])[:, 0]

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from .._layers import check_layers
+
 
 class _SeenAll(Exception):
     """Ends a forward pass once every layer has been seen."""
-
-
-def check_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
-    """The layer names, checked: ValueError with near matches for one that the model does not have."""
-    names = [name for name, _ in model.named_modules() if name]
-    if isinstance(layers, str):
-        raise TypeError(f"layers is the string {layers!r}; it must be a list of layer names")
-    if not layers:
-        raise ValueError("layers is empty; name at least one layer of the model")
-    for layer in layers:
-        if layer not in names:
-            near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[:10]
-            raise ValueError(f"the model has no layer {layer!r}; near matches: {', '.join(near)}")
-    if len(set(layers)) != len(layers):
-        raise ValueError(f"layers names one twice: {', '.join(layers)}")
-    return list(layers)
 
 
 class Recording:

@@ -128,11 +128,12 @@ class Interposition(TorchFunctionMode):
     # Calls that are taken apart: the mode sees the calls inside them.
     COMPOUND = frozenset({"multi_head_attention_forward"})
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module | Callable):
         super().__init__()
+        modules = model.named_modules() if isinstance(model, torch.nn.Module) else ()
         self._owners = {
             id(parameter): (name, module)
-            for name, module in reversed(list(model.named_modules()))
+            for name, module in reversed(list(modules))
             for parameter in module.parameters(recurse=False)
         }
         self.last_layer = ""

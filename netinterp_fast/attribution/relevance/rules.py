@@ -12,6 +12,7 @@ returns R_i itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -248,6 +249,30 @@ class ReLUBetaSmooth(ActivationRule):
 
     def backward(self, grad, x, y):
         return grad * torch.sigmoid(self.beta_smooth * x)
+
+
+class ReLURectGrad(ActivationRule):
+    """g [x > 0] [y g > threshold] (Kim et al., "Why are saliency maps noisy?", ICCV Workshops 2019). With `quantile`,
+    the threshold is that quantile of each example's y g: the paper takes 0.98."""
+
+    def __init__(self, threshold: float = 0.0, quantile: float | None = None):
+        if quantile is not None and not 0 <= quantile <= 1:
+            raise ValueError(f"quantile is {quantile}; it must be in [0, 1]")
+        self.threshold, self.quantile = threshold, quantile
+
+    def backward(self, grad, x, y):
+        relevance = y * grad
+        threshold = self.threshold
+        if self.quantile is not None:
+            threshold = _quantile_of_examples(relevance, self.quantile)
+        return torch.where((relevance > threshold) & (x > 0), grad, 0)
+
+
+def _quantile_of_examples(values: torch.Tensor, quantile: float) -> torch.Tensor:
+    """The smallest value of each example with at least that fraction of its values at or below it, [B, 1, ...]."""
+    flat = values.flatten(1)
+    rank = min(max(math.ceil(quantile * flat.shape[1]), 1), flat.shape[1])
+    return flat.kthvalue(rank, 1).values.view(-1, *[1] * (values.dim() - 1))
 
 
 def _like_input(bound: float | torch.Tensor, x: torch.Tensor, name: str) -> torch.Tensor:

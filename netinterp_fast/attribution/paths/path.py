@@ -1,0 +1,124 @@
+"""Sums of gradients along the straight paths from baselines to inputs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ... import ops
+from ..gradients.explained import Explained, gradients_on
+from ..targets import AnyTarget, selection
+from .course import Leaf, best_course
+from .graphs import GraphedPass
+from .rows import Rows
+
+Sums = dict[int, torch.Tensor]  # by the leaf's key, [examples, ...]
+
+
+class Path:
+    """The paths of some of the examples.
+
+    targets     one or several, each giving sums of its own
+    on_chunk    called with the number of points after every pass
+    """
+
+    def __init__(
+        self,
+        explained: Explained,
+        values: tuple[torch.Tensor, ...],
+        baselines: tuple[torch.Tensor, ...],
+        examples: torch.Tensor,
+        targets: list[AnyTarget],
+        rows: Rows,
+        hoist: bool = True,
+        autocast: torch.dtype | None = None,
+        cuda_graph: bool = False,
+        on_chunk: Callable[[int], None] = lambda points: None,
+    ):
+        self._explained, self.examples, self._rows, self._autocast = explained, examples, rows, autocast
+        self._cuda_graph, self._on_chunk = cuda_graph, on_chunk
+        self.values, self.baselines = values, baselines
+        with gradients_on():
+            self._course, ends = best_course(explained.model, self._run, values, baselines, examples, hoist)
+            if ends is None:
+                twice = examples.repeat(2)
+                with torch.no_grad():
+                    ends = self._run(tuple(map(torch.cat, zip(values, baselines, strict=True))), twice)
+        at_inputs, at_baselines = ends.chunk(2)
+        self.choices = [selection(target, at_inputs, examples, explained.batch) for target in targets]
+        self.differences = [choose(at_inputs, examples) - choose(at_baselines, examples) for choose in self.choices]
+        held = [tensor for pair in self._course.ends.values() for tensor in pair]
+        rows.held = sum(tensor.nbytes for tensor in held) + sum(t.nbytes for t in held[::2]) * (1 + len(targets))
+
+    def _run(self, points: tuple[torch.Tensor, ...], examples: torch.Tensor) -> torch.Tensor:
+        with self._casting(points[0].device.type):
+            return self._explained.output(points, examples)
+
+    def _casting(self, device_type: str) -> AbstractContextManager:
+        return nullcontext() if self._autocast is None else torch.autocast(device_type, dtype=self._autocast)
+
+    def gradients(self, alphas: torch.Tensor, weights: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """sum over k of weights[k] df/dx at baseline + alphas[k] (input - baseline), for each target and each tensor of
+        the inputs, [examples, ...]. float64 [K] both."""
+        device = self.examples.device
+        with gradients_on():
+            while True:
+                sums = [self._zeros() for _ in self.choices]
+                try:
+                    self._add_all(alphas.to(device), weights.to(device), sums)
+                    return [self._course.pull_back(of_target) for of_target in sums]
+                except torch.OutOfMemoryError:
+                    if not self._rows.shrink(self._tried):
+                        raise
+
+    def _zeros(self) -> Sums:
+        def zeros(like: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(like, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
+
+        return {key: zeros(ends.inputs) for key, ends in self._course.ends.items()}
+
+    def _add_all(self, alphas: torch.Tensor, weights: torch.Tensor, sums: list[Sums]) -> None:
+        first, n = 0, len(self.examples)
+        graphs: dict[tuple[int, int], GraphedPass] = {}
+        while first < n:
+            chosen = slice(first, min(first + self._rows.limit, n))
+            step = 0
+            while step < len(alphas):
+                part = slice(step, step + max(self._rows.limit // (chosen.stop - chosen.start), 1))
+                self._pass(chosen, alphas[part], weights[part], sums, graphs)
+                step = part.stop
+            first = chosen.stop
+
+    def _pass(self, chosen: slice, alphas: torch.Tensor, weights: torch.Tensor, sums: list[Sums], graphs: dict) -> None:
+        self._tried = (chosen.stop - chosen.start) * len(alphas)
+        add = functools.partial(self._add, chosen, sums)
+        if self._cuda_graph and not self._rows.measuring:
+            key = chosen.start, len(alphas)
+            if key not in graphs:
+                graphs[key] = GraphedPass(add, alphas, weights, [part for parts in sums for part in parts.values()])
+            graphs[key](alphas, weights)
+        else:
+            with self._rows.counted(self._tried):
+                add(alphas, weights)
+        self._on_chunk(self._tried)
+
+    def _add(self, chosen: slice, sums: list[Sums], alphas: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the gradients at some points of some examples."""
+        examples = self.examples[chosen].repeat(len(alphas))
+        output, leaves = self._course.output(chosen, alphas, examples)
+        for i, (choose, of_target) in enumerate(zip(self.choices, sums, strict=True)):
+            self._back(choose(output, examples), leaves, i + 1 < len(sums), chosen, weights, of_target)
+
+    @staticmethod
+    def _back(
+        chosen_values: torch.Tensor, leaves: list[Leaf], again: bool, chosen: slice, weights: torch.Tensor, sums: Sums
+    ) -> None:
+        points = [leaf.points for leaf in leaves]
+        grads = torch.autograd.grad(chosen_values.sum(), points, retain_graph=again, allow_unused=True)
+        for leaf, grad in zip(leaves, grads, strict=True):
+            if grad is not None:
+                gate = leaf.points.detach() if leaf.gated else None
+                ops.path_accumulate(grad, weights, sums[leaf.key][chosen], gate=gate)

@@ -1,0 +1,130 @@
+"""How many rows a model gets at once: a fixed number, or as many as a memory budget admits."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+# Of input at once, where nothing is asked for: what came out fastest on the CPU (activations that fit the caches), and
+# enough to keep a GPU busy.
+_USUAL_BYTES = {"cpu": 5 * 10**6, "cuda": 64 * 10**6}
+_CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
+
+
+def parsed_budget(budget: int | str | None) -> int | None:
+    """Bytes: a number, or text such as "512MiB"."""
+    if budget is None:
+        return None
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B?)\s*", budget, re.IGNORECASE)
+        if not match or match[2].upper() not in _UNITS:
+            raise ValueError(f"memory_budget is {budget!r}; it must be a number of bytes or text such as '512MiB'")
+        budget = int(float(match[1]) * _UNITS[match[2].upper()])
+    if isinstance(budget, bool) or not isinstance(budget, int):
+        raise TypeError(f"memory_budget is {budget!r}; it must be a number of bytes or text such as '512MiB'")
+    if budget <= 0:
+        raise ValueError(f"memory_budget is {budget}; it must be above 0")
+    return budget
+
+
+class Rows:
+    """The number of rows for the next pass. With a budget the first passes, of one row and of two, are measured, and
+    memory is taken to grow by the same for each row more.
+
+    held: bytes that are there between the passes.
+    """
+
+    def __init__(self, batch_size: int | None, budget: int | str | None, example: tuple[torch.Tensor, ...]):
+        self.budget = parsed_budget(budget)
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
+            raise TypeError(f"batch_size is {batch_size!r}; it must be an int or None")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        bytes_a_row = sum(part[:1].nbytes for part in example)
+        usual = _USUAL_BYTES.get(example[0].device.type, _USUAL_BYTES["cpu"]) // max(bytes_a_row, 1)
+        self._most = batch_size or max(usual, 1)
+        self._peaks: list[int] = []  # of one row and of two
+        self.held = 0
+
+    @property
+    def measuring(self) -> bool:
+        """The budget has not told a limit yet."""
+        return self.budget is not None and len(self._peaks) < 2
+
+    @property
+    def examples_at_once(self) -> int:
+        """Examples whose ends may be held: with a budget, they take half of it at most."""
+        if self.budget is None:
+            return self._most
+        return max(1, min(self.limit // 2, int(self.budget / 2 // max(self.held, 1))))
+
+    @property
+    def limit(self) -> int:
+        """Rows of the next pass, at most."""
+        if self.budget is None:
+            return self._most
+        if len(self._peaks) < 2:
+            return min(1 + len(self._peaks), self._most)
+        one, two = self._peaks
+        free = self.budget - self.held - one
+        return max(1, min(self._most, 1 + int(free // max(two - one, 1))))
+
+    @contextmanager
+    def counted(self, rows: int) -> Iterator[None]:
+        """Around a pass."""
+        if self.budget is None or len(self._peaks) >= 2 or rows != len(self._peaks) + 1:
+            yield
+            return
+        with PeakMemory() as memory:
+            yield
+        self._peaks.append(memory.peak)
+        least = self.held + self._peaks[0]
+        if least > self.budget:
+            raise ValueError(
+                f"memory_budget is {self.budget} bytes; a single point of one example takes {least}, "
+                f"so that memory_budget='{-(-least // 2**20)}MiB' is the least that works here"
+            )
+
+    def shrink(self, rows: int) -> bool:
+        """After `rows` were too many: half of them from now on. False if there is nothing to halve."""
+        self._most = max(rows // 2, 1)
+        return rows > 1
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside took at once, and what convolutions on the CPU take besides: copies of
+    their arguments in other layouts."""
+
+    def __enter__(self):
+        self.live, self.peak = 0, 0
+        self._seen: set[int] = set()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+        for tensor in tensors:
+            self._count(tensor)
+        besides = 0
+        if func in _CONVOLUTIONS and tensors and tensors[0].device.type == "cpu":
+            besides = sum(t.nbytes for t in (*args, *tensors) if isinstance(t, torch.Tensor))
+        self.peak = max(self.peak, self.live + besides)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._seen:
+            self._seen.add(key)
+            self.live += storage.nbytes()
+            weakref.finalize(storage, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
