@@ -6,6 +6,7 @@ The parameter names are those of published weights. Weights are random until som
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -166,6 +167,26 @@ class CifarResNet20(nn.Module):
         return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
 
 
+class SmallViT(nn.Module):
+    """A vision transformer (Dosovitskiy et al., 2021) of four layers for images of 224 x 224."""
+
+    def __init__(self, classes: int = 1000, width: int = 192, layers: int = 4, patch: int = 16, side: int = 224):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.randn(1, (side // patch) ** 2 + 1, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, 3, 4 * width, activation="gelu", batch_first=True, norm_first=True, dropout=0.0
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head(self.encoder(x)[:, 0])
+
+
 def he_initialised(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model in evaluation mode, weights drawn by He's rule for ReLU networks and small biases."""
     generator = torch.Generator().manual_seed(seed)
@@ -200,3 +221,16 @@ def cifar_resnet20(data: str | Path) -> CifarResNet20:
     model = CifarResNet20()
     model.load_state_dict(load_file(Path(data) / "weights" / "cifar10_resnet20.safetensors"))
     return model.eval()
+
+
+NETS = {"VGG16": VGG16, "ResNet18": ResNet18, "SqueezeNet": SqueezeNet, "SmallViT": SmallViT}
+
+
+def network(name: str) -> torch.nn.Module:
+    """In evaluation mode, no parameter requiring gradients; weights are random, SqueezeNet's those of
+    NETINTERP_FAST_TEST_DATA if set."""
+    model = random_batch_norms(he_initialised(NETS[name]()))
+    data = os.environ.get("NETINTERP_FAST_TEST_DATA")
+    if name == "SqueezeNet" and data:
+        model.load_state_dict(load_file(Path(data) / "weights" / "squeezenet1_1.safetensors"))
+    return model.requires_grad_(False)

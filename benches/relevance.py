@@ -14,25 +14,29 @@ benches/results/relevance.json.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from .models import VGG16, ResNet18, SqueezeNet, he_initialised, random_batch_norms
+from .models import network
 from .relevance_peers import CaptumPeer, ZennitPeer
-from .timing import environment, interleaved, own_peak_mb, ratio, save, spread
+from .timing import (
+    environment,
+    interleaved,
+    own_peak_mb,
+    peak_starts_anew,
+    printed_by,
+    ratio,
+    save,
+    seconds_of,
+    spread,
+    warn_of_load,
+)
 
-NETS = {"VGG16": VGG16, "ResNet18": ResNet18, "SqueezeNet": SqueezeNet}
 CASES = [("VGG16", 224), ("ResNet18", 64), ("ResNet18", 224), ("SqueezeNet", 224)]
-# at most as many FB, and at least as many times faster than zennit, as the design asks for; the median over the cases
+# at most as many FB, and at least as many times faster than zennit; medians over the cases
 AIMS = {
     "epsilon": (1.15, 1.9), "epsilon_plus": (1.8, 1.9), "epsilon_gamma_box": (2.2, 4.0),
     "epsilon_alpha2_beta1": (2.8, 2.1),
@@ -40,20 +44,10 @@ AIMS = {
 VARIANTS = {  # modified copies of the convolutions' weights
     "epsilon": 0, "epsilon_plus": 1, "epsilon_gamma_box": 1, "epsilon_alpha2_beta1": 2,
 }  # fmt: skip
-RETURNS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # to the system at once: what is freed would count by chance
 MEMORY_CASES = [("VGG16", 224, 1), ("ResNet18", 224, 8)]
 TOLERANCE = 1e-5  # of the largest relevance
 SMALL = 64  # side of the images for agreement
 TARGETS, TARGETS_AIM = 20, 2.0
-
-
-def network(name: str) -> torch.nn.Module:
-    """In evaluation mode; no parameter requires gradients."""
-    model = random_batch_norms(he_initialised(NETS[name]()))
-    data = os.environ.get("NETINTERP_FAST_TEST_DATA")
-    if name == "SqueezeNet" and data:
-        model.load_state_dict(load_file(Path(data) / "weights" / "squeezenet1_1.safetensors"))
-    return model.requires_grad_(False)
 
 
 def ours(model: torch.nn.Module, x: torch.Tensor, target=None, *, composite: str, **options) -> torch.Tensor:
@@ -113,7 +107,7 @@ def speed(name: str, side: int, batch: int, quick: bool) -> list[dict]:
     target, seed = chosen(model, x)
     baseline = partial(forward_backward, model, x, target)
     baseline()
-    repeats = _repeats(_seconds(baseline), quick)
+    repeats = _repeats(seconds_of(baseline), quick)
     rows = []
     for composite in AIMS:
         candidates: dict[str, Callable[[], object]] = {
@@ -206,9 +200,7 @@ def _activations_and_weights(name: str, side: int, batch: int) -> tuple[float, f
 
 
 def _peak_memory(name: str, side: int, batch: int, who: str, composite: str) -> float:
-    command = [sys.executable, "-m", "benches.relevance", "--memory", name, str(side), str(batch), who, composite]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | RETURNS_MEMORY)
-    return float(run.stdout.split()[-1])
+    return float(printed_by("benches.relevance", "--memory", name, side, batch, who, composite))
 
 
 def _own_memory(name: str, side: str, batch: str, who: str, composite: str) -> float:
@@ -226,7 +218,7 @@ def _own_memory(name: str, side: str, batch: str, who: str, composite: str) -> f
         run = partial(forward_backward, model, x, target)
     else:
         raise ValueError(f"who is {who!r}; it must be FB, ours or zennit")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is in use now
+    peak_starts_anew()
     with torch.no_grad():
         model(x)
     before = own_peak_mb()
@@ -259,20 +251,6 @@ def many_targets(quick: bool) -> dict:
     }  # fmt: skip
 
 
-def _warn_of_load() -> float:
-    """Processes running before this one starts; others make the threads of a layer wait for each other, not work."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"other processes are running (load {load:.1f}): do not trust times or ratios", flush=True)
-    return load
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.relevance", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="single images, fewer repeats, memory of one network")
@@ -283,8 +261,8 @@ def main() -> None:
         return
     torch.manual_seed(0)
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    load = _warn_of_load()
-    agreed = {name: agreement(name) for name in NETS}
+    load = warn_of_load()
+    agreed = {name: agreement(name) for name in dict(CASES)}
     batches = (1,) if options.quick else (1, 8)
     rows = [row for name, side in CASES for batch in batches for row in speed(name, side, batch, options.quick)]
     figures = {"load_before": load, "agreement": agreed, "speed": rows, "medians": summary(rows)}

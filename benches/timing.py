@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +52,33 @@ def own_peak_mb() -> float:
     """MB that this process has held at most. Not `ru_maxrss`, which starts from the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+def warn_of_load() -> float:
+    """Processes running before this one starts; others make the threads of a layer wait for each other, not work."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"other processes are running (load {load:.1f}): do not trust times or ratios", flush=True)
+    return load
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def printed_by(module: str, *arguments: object) -> str:
+    """The last word that a module prints, run in a process of its own in which freed memory goes back to the system at
+    once: what is kept for later would count by chance."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()[-1]
+
+
+def peak_starts_anew() -> None:
+    """From now on `own_peak_mb` counts from what is in use now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def environment() -> dict:

@@ -13,12 +13,12 @@ AnyTarget = Target | tuple | Sequence | Callable[[torch.Tensor], torch.Tensor]
 Selection = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def check_inputs(inputs: object) -> None:
+def check_inputs(inputs: object, name: str = "inputs") -> None:
     """Raise TypeError unless `inputs` is a floating-point tensor."""
     if not isinstance(inputs, torch.Tensor):
-        raise TypeError(f"inputs is a {type(inputs).__name__}; it must be a tensor")
+        raise TypeError(f"{name} is a {type(inputs).__name__}; it must be a tensor")
     if not inputs.is_floating_point():
-        raise TypeError(f"inputs has dtype {str(inputs.dtype).removeprefix('torch.')}; it must be floating-point")
+        raise TypeError(f"{name} has dtype {str(inputs.dtype).removeprefix('torch.')}; it must be floating-point")
 
 
 def output_weights(output: torch.Tensor, target: Target) -> torch.Tensor:
@@ -95,6 +95,8 @@ def selection(target: AnyTarget, output: torch.Tensor, examples: torch.Tensor, b
         return lambda out, rows: out[(slice(None), *target)]
     if isinstance(target, list) and target and isinstance(target[0], tuple):
         return _indexed(target, output, batch)
+    if isinstance(target, list) and not all(isinstance(one, int) and not isinstance(one, bool) for one in target):
+        raise TypeError(f"target is {target!r}; a list must hold ints, or tuples of ints, one an example")
     if target is None and output.numel() == len(output):
         return lambda out, rows: _one_a_row(out.flatten(), "the model's output", len(rows))
     return _class(target, output, examples, batch)
@@ -127,6 +129,8 @@ def _indexed(indices: list[tuple], output: torch.Tensor, batch: int) -> Selectio
     if len(indices) != batch:
         raise ValueError(f"target has {len(indices)} entries; it must have {batch}, one an example")
     for index in indices:
+        if not isinstance(index, tuple):
+            raise TypeError(f"target has the entry {index!r} beside tuples; all must be tuples of ints")
         _check_index(index, output)
     columns = [torch.tensor(column, device=output.device) for column in zip(*indices, strict=True)]
     return lambda out, rows: out[(torch.arange(len(rows), device=out.device), *(column[rows] for column in columns))]

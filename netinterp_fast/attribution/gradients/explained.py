@@ -36,9 +36,7 @@ class Explained:
         self.is_tuple = isinstance(inputs, tuple)
         self.batch = len(self.inputs[0])
         self.everyone = torch.arange(self.batch, device=self.inputs[0].device)
-        self.arguments = additional_forward_args if isinstance(additional_forward_args, tuple) else (
-            () if additional_forward_args is None else (additional_forward_args,)
-        )  # fmt: skip
+        self.arguments = _checked_arguments(additional_forward_args)
         self._site = None if layer is None else _LayerSite(model, layer, attribute_to_layer_input)
         if layer is None and attribute_to_layer_input:
             raise ValueError("attribute_to_layer_input is True, but layer is None")
@@ -50,18 +48,19 @@ class Explained:
             return inputs
         rows = self.everyone if examples is None else examples
         with torch.no_grad(), self._site.seen() as seen:
-            self.model(*inputs, *self._of_rows(self.arguments, rows))
+            self.model(*copies(inputs), *self._of_rows(self.arguments, rows))
+        values = self._site.checked(seen)
         self.is_tuple = self._site.is_tuple
-        return tuple(value.detach() for value in self._site.checked(seen))
+        return values
 
     def output(self, points: tuple[torch.Tensor, ...], examples: torch.Tensor) -> torch.Tensor:
-        """The model's output where the attributed values are `points`."""
+        """The model's output where the attributed values are `points`, which it may change in place."""
         arguments = self._of_rows(self.arguments, examples)
         if self._site is None:
             output = self.model(*points, *arguments)
         else:
             with self._site.replaced(points):
-                output = self.model(*self._of_rows(self.inputs, examples), *arguments)
+                output = self.model(*copies(self._of_rows(self.inputs, examples)), *arguments)
         if not isinstance(output, torch.Tensor):
             raise TypeError(f"the model returned a {type(output).__name__}; it must return a tensor")
         if output.dim() == 0 or len(output) != len(examples):
@@ -78,18 +77,30 @@ class Explained:
         return tuple(parts) if self.is_tuple else parts[0]
 
 
-def checked_inputs(inputs: object) -> tuple[torch.Tensor, ...]:
+def checked_inputs(inputs: object, name: str = "inputs") -> tuple[torch.Tensor, ...]:
     """The inputs, a tensor or a tuple of them, as a tuple of detached tensors [B, ...] on one device."""
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     if not parts:
-        raise ValueError("inputs is an empty tuple")
+        raise ValueError(f"{name} is an empty tuple")
     for part in parts:
-        check_inputs(part)
+        check_inputs(part, name)
         if part.dim() == 0 or len(part) != len(parts[0]) or part.device != parts[0].device:
             shapes = [list(part.shape) for part in parts]
-            raise ValueError(f"inputs has shapes {shapes}; all must be [B, ...] with one B, on one device")
+            raise ValueError(f"{name} has shapes {shapes}; all must be [B, ...] with one B, on one device")
     with torch.inference_mode(False):  # a clone made in that mode could not require gradients either
         return tuple(part.clone() if part.is_inference() else part.detach() for part in parts)
+
+
+def _checked_arguments(given: Any) -> tuple:
+    """The further arguments; tensors of inference mode as ones that a graph may hold."""
+    arguments = given if isinstance(given, tuple) else () if given is None else (given,)
+    with torch.inference_mode(False):
+        return tuple(a.clone() if isinstance(a, torch.Tensor) and a.is_inference() else a for a in arguments)
+
+
+def copies(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """For a model that may change its inputs in place: not the caller's tensors, nor leaves of the graph."""
+    return tuple(tensor.clone() for tensor in tensors)
 
 
 def rows_of(value: Any, rows: torch.Tensor, batch: int) -> Any:
@@ -126,7 +137,7 @@ def input_gradients(
 def run_interposed(explained: Explained, leaves: tuple, mode: Interposition | None) -> torch.Tensor:
     """The output at the leaves, under an interposition that is told of them."""
     if mode is None:
-        return explained.output(leaves, explained.everyone)
+        return explained.output(copies(leaves), explained.everyone)
     points = tuple(mode.mark(leaf.view_as(leaf), True) for leaf in leaves)
     with mode:
         return mode.current(explained.output(points, explained.everyone))
@@ -138,12 +149,16 @@ def gradients_of(
     """The gradients of each choice with respect to the leaves; zeros for one that it does not depend on."""
     results = []
     for i, choose in enumerate(choices):
-        chosen = choose(output, rows)
-        if not chosen.requires_grad:
-            raise ValueError("the model's output does not depend on its input through differentiable operations")
-        grads = torch.autograd.grad(chosen.sum(), leaves, retain_graph=i + 1 < len(choices), allow_unused=True)
+        grads = grads_or_none(choose(output, rows), leaves, again=i + 1 < len(choices))
         results.append([torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)])
     return results
+
+
+def grads_or_none(chosen: torch.Tensor, leaves: Sequence[torch.Tensor], again: bool) -> Sequence[torch.Tensor | None]:
+    """The gradients of the sum of the chosen outputs; None for a leaf that it does not depend on."""
+    if not chosen.requires_grad:
+        raise ValueError("the model's output does not depend on its input through differentiable operations")
+    return torch.autograd.grad(chosen.sum(), leaves, retain_graph=again, allow_unused=True)
 
 
 def per_target(explained: Explained, parts: list[list[torch.Tensor]], targets: torch.Tensor | None) -> Inputs:
@@ -168,7 +183,7 @@ class _LayerSite:
 
         def see(module, values, output=None):
             if not found:
-                found.append(values if self.at_input else output)
+                found.append(_cloned(values if self.at_input else output))  # the model may change them in place
 
         with self._hooked(see):
             yield found
@@ -203,6 +218,12 @@ class _LayerSite:
     def _hooked(self, hook: Callable) -> AbstractContextManager:
         register = self.module.register_forward_pre_hook if self.at_input else self.module.register_forward_hook
         return _removed_afterwards(register(hook))
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_cloned, value))
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 @contextmanager

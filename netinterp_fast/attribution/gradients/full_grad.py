@@ -7,13 +7,15 @@ its linear part: a layer's bias, a batch norm's shift, an added constant, or f(z
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...interpose import Call, Interposition
+from ...interpose import Call, Interposition, NoRuleError
 from ..relevance import layer_types as types
 from ..relevance import operations
 from ..relevance.layer import BatchNorm
@@ -66,6 +68,7 @@ def full_grad(
 
     Raises:
         TypeError, ValueError: for arguments that do not fit.
+        NoRuleError: where the parts do not sum to the output, for what the model does out of sight.
     """
     explained = Explained(model, inputs, additional_forward_args)
     biases = _Biases(model)
@@ -76,12 +79,25 @@ def full_grad(
         places = [place for place, _ in biases.found.values()]
         grads = gradients_of(output, explained.everyone, [choose], [*leaves, *places])[0]
     with torch.no_grad():
-        input_parts = [leaf.detach() * grad for leaf, grad in zip(leaves, grads, strict=False)]
-        bias_parts = {
-            name: grad * bias
-            for (name, (_, bias)), grad in zip(biases.found.items(), grads[len(leaves) :], strict=True)
-        }
-    return FullGrad(explained.formatted(input_parts), bias_parts)
+        values = [*leaves, *(bias for _, bias in biases.found.values())]
+        # Where no gradient comes back the value may be infinite: scores that a mask shuts out.
+        parts = [torch.where(grad == 0, 0, grad * value) for grad, value in zip(grads, values, strict=True)]
+        _check_complete(parts, choose(output, explained.everyone))
+    bias_parts = dict(zip(biases.found, parts[len(leaves) :], strict=True))
+    return FullGrad(explained.formatted(parts[: len(leaves)]), bias_parts)
+
+
+def _check_complete(parts: list[torch.Tensor], chosen: torch.Tensor) -> None:
+    """Raise NoRuleError unless all parts sum to the chosen outputs."""
+    if not chosen.numel():
+        return
+    total, size = sum(part.sum() for part in parts), sum(part.abs().sum() for part in parts)
+    missing = (total - chosen.sum()).abs()
+    if missing > (1e-3 + 16 * torch.finfo(chosen.dtype).eps) * (size + chosen.abs().sum()):
+        raise NoRuleError(
+            f"the parts of the output sum to {float(total):.6g} instead of {float(chosen.sum()):.6g}: the model "
+            "computes something out of sight, such as TorchScript or a function with its own backward pass"
+        )
 
 
 class _Biases(Interposition):
@@ -93,44 +109,47 @@ class _Biases(Interposition):
 
     def answer(self, call: Call):
         result = call.with_tensors(lambda tensor: tensor)
-        if isinstance(result, torch.Tensor) and result.requires_grad:
+        parts = [result] if isinstance(result, torch.Tensor) else result if isinstance(result, (tuple, list)) else []
+        if any(isinstance(part, torch.Tensor) and part.requires_grad for part in parts):
             with torch.no_grad():
-                bias = self._bias(call, result.detach())
-            if bias is not None:
-                self.found[self._name(call)] = (result, bias)
+                biases = self._biases(call, parts)
+            for part, bias in zip(parts, biases, strict=True):
+                if bias is not None:
+                    self.found[self._name(call)] = (part, bias)
         return self.mark_all(result, lambda out: out.requires_grad or None)
 
-    def _bias(self, call: Call, result: torch.Tensor) -> torch.Tensor | None:
+    def _biases(self, call: Call, parts: list[torch.Tensor]) -> list[torch.Tensor | None]:
+        """What the operation adds to its linear part, for each of its results."""
         if call.name in types.AFFINE and self._is_layer(call):
-            bias = call.argument(2, "bias")
-            return None if bias is None else self._by_channel(bias, result, last=call.name == "linear")
+            bias, weight = call.argument(2, "bias"), call.argument(1, "weight")
+            channels = -1 if call.name == "linear" else 1 - weight.dim()
+            return [None if bias is None else _by_channel(bias, parts[0], channels)]
         if call.name == "batch_norm":
-            return self._by_channel(BatchNorm.of_call(call).shift, result)
+            return [_by_channel(BatchNorm.of_call(call).shift, parts[0], 1)]
         marked = [tensor for tensor in call.tensors() if self.known(tensor) is not None]
-        constants = any(tensor.is_floating_point() for tensor in call.tensors() if self.known(tensor) is None)
+        constants = any(t.dtype != torch.bool for t in call.tensors() if self.known(t) is None)
         if call.name in _HOMOGENEOUS and not constants and not _has_numbers(call):
-            return None
-        bias = result - self._linear_part(call, marked)
-        return bias if bias.any() else None
+            return [None] * len(parts)
+        biases = [y.detach() - linear for y, linear in zip(parts, self._linear_parts(call, marked), strict=True)]
+        return [bias if bias.is_floating_point() and bias.any() else None for bias in biases]
 
     def _is_layer(self, call: Call) -> bool:
         """Only the first argument depends on the input."""
         return all(tensor is call.argument(0, "input") or self.known(tensor) is None for tensor in call.tensors())
 
-    @staticmethod
-    def _by_channel(bias: torch.Tensor, result: torch.Tensor, last: bool = False) -> torch.Tensor:
-        bias = bias.detach()
-        return bias.expand_as(result) if last else bias.view(-1, *[1] * (result.dim() - 2)).expand_as(result)
+    def _linear_parts(self, call: Call, marked: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """J x, the directional derivative along the inputs themselves, for each result."""
 
-    def _linear_part(self, call: Call, marked: list[torch.Tensor]) -> torch.Tensor:
-        """J x, the directional derivative along the inputs themselves."""
-
-        def function(*values: torch.Tensor) -> torch.Tensor:
+        def function(*values: torch.Tensor):
             by_input = {id(tensor): value for tensor, value in zip(marked, values, strict=True)}
-            return call.with_tensors(lambda tensor: by_input.get(id(tensor), tensor.detach()))
+            result = call.with_tensors(lambda tensor: by_input.get(id(tensor), tensor.detach()))
+            return (result,) if isinstance(result, torch.Tensor) else tuple(result)
 
         values = tuple(tensor.detach() for tensor in marked)
-        return torch.func.jvp(function, values, values)[1]
+        along = tuple(torch.where(value.isfinite(), value, 0) for value in values)
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # the only attention with such a derivative
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # torch's own, of what it imports for it
+            return torch.func.jvp(function, values, along)[1]
 
     def _name(self, call: Call) -> str:
         names = [name for name, _ in map(self.layer_of, call.tensors()) if name]
@@ -148,3 +167,9 @@ def _has_numbers(call: Call) -> bool:
         numbers = [v for v in (*call.args[1:], *call.kwargs.values()) if isinstance(v, (int, float)) and v]
         return bool(numbers)
     return False
+
+
+def _by_channel(bias: torch.Tensor, result: torch.Tensor, channels: int) -> torch.Tensor:
+    shape = [1] * result.dim()
+    shape[channels] = -1
+    return bias.detach().view(shape).expand_as(result)

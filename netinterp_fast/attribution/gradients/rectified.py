@@ -78,6 +78,11 @@ def rect_grad(
 
 
 def _with_rule(explained: Explained, target: AnyTarget, targets: torch.Tensor | None, rule: ActivationRule) -> Inputs:
+    modules = explained.model.modules() if isinstance(explained.model, torch.nn.Module) else ()
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        raise TypeError(
+            "the model has TorchScript parts, whose ReLUs can not be seen; use the modules they were made of"
+        )
     return per_target(
         explained, input_gradients(explained, target, targets, _Rectified(explained.model, rule)), targets
     )
@@ -89,6 +94,10 @@ class _Rectified(Interposition):
     def __init__(self, model: Callable, rule: ActivationRule):
         super().__init__(model)
         self.rule = rule
+
+    def known(self, tensor: torch.Tensor) -> object:
+        """Not by marks alone, which functions with a backward pass of their own drop."""
+        return super().known(tensor) or (tensor.grad_fn is not None or None)
 
     def answer(self, call: Call):
         if call.name == "relu":

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ... import ops
 from ..targets import AnyTarget, class_targets
-from .explained import Explained, Inputs, checked_inputs, rows_of
+from .explained import Explained, Inputs, checked_inputs, copies, rows_of
 from .saliency import saliency
 
 KINDS = {"mean": ("signed",), "square": ("square",), "variance": ("signed", "square")}  # and the moments they need
@@ -57,10 +57,12 @@ def smoothgrad(
     parts = checked_inputs(inputs)
     batch = len(parts[0])
     check_counts(samples=samples, batch_size=batch_size)
-    _check(kind, arguments)
+    check_seed(seed)
+    _check(kind, method, arguments)
     sigmas = _sigmas(sigma, parts)
     target = resolved_target(model, inputs, target, arguments.get("additional_forward_args"))
     moments = {value: Means(batch, samples, value) for value in KINDS[kind]}
+    origin: tuple[torch.Tensor, ...] = ()
     with tqdm(total=samples * batch, desc="smoothgrad", unit="copy", disable=not progress) as bar:
         for share in shares(batch, samples, batch_size):
             rows = share.rows(parts[0].device)
@@ -69,8 +71,11 @@ def smoothgrad(
                 model, noisy if isinstance(inputs, tuple) else noisy[0], _repeated_target(target, rows, batch),
                 **_repeated(arguments, rows, batch),
             )  # fmt: skip
+            found = attribution if isinstance(attribution, tuple) else (attribution,)
+            if kind == "variance":
+                found, origin = _shifted(found, origin, share)
             for of_value in moments.values():
-                of_value.add(attribution if isinstance(attribution, tuple) else (attribution,), share.examples)
+                of_value.add(found, share.examples)
             bar.update(len(rows))
     results = tuple(
         (of[0] if len(of) == 1 else of[1] - of[0] ** 2).to(parts[0].dtype)
@@ -88,11 +93,22 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
-def _check(kind: str, arguments: dict) -> None:
-    if kind not in KINDS:
+def check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed is {seed!r}; it must be an int")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; it must be in [0, 2^64)")
+
+
+def _check(kind: object, method: object, arguments: dict) -> None:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if not callable(method):
+        raise TypeError(f"method is {method!r}; it must be a function such as saliency")
     if arguments.get("targets") is not None:
         raise ValueError("targets is given; smoothgrad explains one target, call it once for each")
+    if arguments.get("return_info"):
+        raise ValueError("return_info is True; smoothgrad averages attributions alone")
 
 
 class Share(NamedTuple):
@@ -111,7 +127,7 @@ def shares(batch: int, samples: int, size: int) -> Iterator[Share]:
     """All samples of all examples, in shares of `size` at most."""
     together = max(min(batch, size), 1)
     count = size // together
-    for start in range(0, batch, together):
+    for start in range(0, max(batch, 1), together):  # also the one share of an empty batch
         for first in range(0, samples, count):
             yield Share(slice(start, min(start + together, batch)), first, min(count, samples - first))
 
@@ -129,6 +145,16 @@ def noisy_copies(
     )  # fmt: skip
 
 
+def _shifted(found: tuple, origin: tuple, share: Share) -> tuple[tuple, tuple]:
+    """Attributions less those of each example's first copy, which leaves their variance and takes what would cancel in
+    it; and those of the first copies, of which `origin` are the examples' so far."""
+    n = share.examples.stop - share.examples.start
+    if share.first == 0:
+        origin = tuple(part[:n].clone() for part in found)
+    return tuple(part - first.repeat(share.samples, *[1] * (part.dim() - 1)) for part, first in
+                 zip(found, origin, strict=True)), origin  # fmt: skip
+
+
 class Means:
     """Means over the samples of values, absolute values or squares (see `ops.path_accumulate`) of attributions."""
 
@@ -141,7 +167,7 @@ class Means:
         if not self.sums:
             self.sums = [self._zeros(part) for part in parts]
         for part, sums in zip(parts, self.sums, strict=True):
-            steps = len(part) // (examples.stop - examples.start)
+            steps = len(part) // max(examples.stop - examples.start, 1)
             weights = torch.full((steps,), self._weight, dtype=torch.float64, device=part.device)
             ops.path_accumulate(part, weights, sums[examples], value=self._value)
 
@@ -162,6 +188,7 @@ def _sigmas(sigma: Any, parts: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
 
 def _range(part: torch.Tensor) -> torch.Tensor:
     flat = part.flatten(1) if part.dim() > 1 else part[:, None]
+    flat = torch.where(flat.isfinite(), flat, 0)
     return (flat.amax(1) - flat.amin(1)).to(torch.float64 if part.dtype == torch.float64 else torch.float32)
 
 
@@ -179,7 +206,7 @@ def resolved_target(model: Callable, inputs: Inputs, target: AnyTarget, addition
         return target
     explained = Explained(model, inputs, additional_forward_args)
     with torch.no_grad():
-        output = explained.output(explained.inputs, explained.everyone)
+        output = explained.output(copies(explained.inputs), explained.everyone)
     return None if output.numel() == len(output) else class_targets(output, None)
 
 

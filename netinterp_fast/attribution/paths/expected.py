@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ... import ops
-from ..gradients.explained import Explained, Inputs, checked_inputs, gradients_of, gradients_on
-from ..gradients.smoothing import Means, by_example, check_counts, noisy_copies, resolved_target, shares
+from ..gradients.explained import Explained, Inputs, checked_inputs, copies, gradients_of, gradients_on
+from ..gradients.smoothing import Means, by_example, check_counts, check_seed, noisy_copies, resolved_target, shares
 from ..targets import AnyTarget, selection
 
 
@@ -52,6 +52,7 @@ def expected_gradients(
     explained = Explained(model, inputs, additional_forward_args)
     references = _checked_distribution(baselines, explained.inputs)
     check_counts(samples=samples, batch_size=batch_size)
+    check_seed(seed)
     target = resolved_target(model, inputs, target, additional_forward_args)
     chosen, alphas = _draws(len(references[0]), samples, explained, seed)
     sigmas = [by_example(sigma, part) for part in explained.inputs]
@@ -71,7 +72,7 @@ def expected_gradients(
 
 
 def _checked_distribution(baselines: object, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    found = checked_inputs(baselines)
+    found = checked_inputs(baselines, "baselines")
     if len(found) != len(parts) or any(b.shape[1:] != x.shape[1:] for b, x in zip(found, parts, strict=True)):
         shapes, expected = [list(b.shape) for b in found], [["N", *x.shape[1:]] for x in parts]
         raise ValueError(f"baselines has shapes {shapes}; they must be {expected}, as the inputs")
@@ -95,5 +96,5 @@ def _gradients(
         points = [
             ops.path_points(x, b, alphas.expand(1, len(x))).requires_grad_() for x, b in zip(ends, starts, strict=True)
         ]
-        output = explained.output(tuple(points), rows)
+        output = explained.output(copies(points), rows)
         return gradients_of(output, rows, [selection(target, output, rows, explained.batch)], points)[0]

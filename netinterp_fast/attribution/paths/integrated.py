@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class PathInfo:
     convergence_delta: torch.Tensor
 
 
+@torch.inference_mode(False)
 def integrated_gradients(
     model: Callable,
     inputs: Inputs,
@@ -50,7 +51,7 @@ def integrated_gradients(
     memory_budget: int | str | None = None,
     batch_size: int | None = None,
     tolerance: float | None = None,
-    max_steps: int = 1025,
+    max_steps: int = 1024,
     return_info: bool = False,
     hoist: bool = True,
     autocast: torch.dtype | None = None,
@@ -67,14 +68,15 @@ def integrated_gradients(
         model, inputs, target, additional_forward_args, layer, attribute_to_layer_input, targets: as for `saliency`.
         baseline: x': a tensor of the inputs' shape, or [1, ...] for all examples; a number; None, zeros; or a tuple of
             these, one for each tensor of the inputs.
-        steps: points on the path. With `tolerance`, those to begin with: rounded down to one more than a power of two.
+        steps: points on the path. With `tolerance`, those to begin with, rounded down to a power of two.
         method: the quadrature rule: "gausslegendre", "riemann_left", "riemann_middle", "riemann_right",
-            "riemann_trapezoid"; or (alphas, weights), float tensors [K], which give the steps too.
+            "riemann_trapezoid"; "graded", the trapezoidal rule with points that lie closer near the baseline, of half
+            the error on image networks; or (alphas, weights), float tensors [K], which give the steps too.
         multiply_by_inputs: False gives the mean gradient.
         memory_budget: bytes, or text such as "512MiB", that the computation may take beyond the model and the result.
             It splits the steps and the batch.
         batch_size: points (steps times examples) at once, at most. By default what suits the device.
-        tolerance: take points, in the trapezoidal rule with twice as many intervals each time, until the estimated
+        tolerance: double the points, by the "graded" rule, which uses all earlier ones again, until the estimated
             relative L1 error of each example's attribution is at most this.
         max_steps: with `tolerance`, the most points for an example; a warning says where they did not suffice.
         return_info: return a `PathInfo` too.
@@ -107,17 +109,29 @@ def integrated_gradients(
     outcome = _Outcome(explained.batch)
     total = None if tolerance is not None else explained.batch * len(alphas)
     with tqdm(desc="integrated gradients", unit="point", total=total, disable=not progress) as bar:
-        for group in _groups(explained.batch, rows, one_by_one=tolerance is not None):
+
+        def attribute(group: slice) -> None:
             examples = explained.everyone[group]
             values = explained.values(tuple(part[group] for part in explained.inputs), examples)
             references = explained.values(tuple(part[group] for part in baselines), examples)
             path = Path(explained, values, references, examples, asked, rows, hoist, autocast, cuda_graph, bar.update)
-            attribute = _Attribution(path, multiply_by_inputs)
+            attribution = _Attribution(path, multiply_by_inputs)
             if tolerance is None:
-                found = attribute.by_rule(alphas, weights, return_info)
+                outcome.put(group, *attribution.by_rule(alphas, weights, return_info))
             else:
-                found = attribute.refined(tolerance, steps, max_steps)
-            outcome.put(group, *found)
+                outcome.put(group, *attribution.refined(tolerance, steps, max_steps))
+
+        first = 0
+        while first < explained.batch or (first == 0 and not explained.batch):
+            count = 1 if tolerance is not None else rows.examples_at_once
+            group = slice(first, min(first + count, explained.batch))
+            try:
+                attribute(group)
+            except torch.OutOfMemoryError:
+                if not rows.shrink(group.stop - first):
+                    raise
+            else:
+                first = max(group.stop, 1)
     outcome.warn(tolerance)
     attribution = per_target(explained, outcome.parts, targets)
     return (attribution, outcome.info(several=targets is not None)) if return_info else attribution
@@ -128,19 +142,12 @@ def _check_tolerance(tolerance: float, method: str | Nodes, steps: int, max_step
         raise TypeError(f"tolerance is {tolerance!r}; it must be a number or None")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
-    if method not in ("gausslegendre", "riemann_trapezoid"):  # the default stands for no choice
-        raise ValueError(f"method is {method!r}; with tolerance it is the trapezoidal rule")
-    if steps < 3 or max_steps < steps:
-        raise ValueError(f"steps is {steps}, max_steps {max_steps}; with tolerance 3 <= steps <= max_steps")
-
-
-def _groups(batch: int, rows: Rows, one_by_one: bool) -> Iterator[slice]:
-    """Examples whose ends are held at the same time: no more than go into one pass."""
-    first = 0
-    while first < batch:
-        count = 1 if one_by_one or rows.measuring else rows.examples_at_once
-        yield slice(first, min(first + count, batch))
-        first += count
+    if method not in ("gausslegendre", "graded"):  # the default stands for no choice
+        raise ValueError(f"method is {method!r}; with tolerance it is 'graded'")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int):
+        raise TypeError(f"max_steps is {max_steps!r}; it must be an int")
+    if steps < 2 or max_steps < steps:
+        raise ValueError(f"steps is {steps}, max_steps {max_steps}; with tolerance 2 <= steps <= max_steps")
 
 
 Found = list[tuple[torch.Tensor, ...]]  # for each target, a tensor for each tensor of the inputs
@@ -161,27 +168,23 @@ class _Attribution:
             return self._result(found, len(alphas), error)
         halves = [self._path.gradients(alphas[part], weights[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
         found = [tuple(a + b for a, b in zip(*pair, strict=True)) for pair in zip(*halves, strict=True)]
-        share = (weights[::2].sum() / weights.sum()).item()
-        coarse = [tuple(part / share for part in of_target) for of_target in halves[0]]
+        share = (weights[1::2].sum() / weights.sum()).item()
+        coarse = [tuple(part / share for part in of_target) for of_target in halves[1]]
         return self._result(found, len(alphas), self._distance(found, coarse))
 
     def refined(self, tolerance: float, steps: int, max_steps: int) -> tuple:
-        """Trapezoidal rules, the number of intervals doubling: the new points are those in the middle of the old ones.
-        The first pair of rules is one point more than a power of two, `steps` at most, and every second of its points.
-        """
-        intervals = 2 ** int(math.log2(steps - 1)) // 2
-        found = self._path.gradients(*nodes("riemann_trapezoid", intervals + 1))
+        """Each time the points between the old ones: first of a power of two, `steps` at most, in two halves."""
+        n = 2 ** int(math.log2(steps)) // 2
+        found = self._path.gradients(*nodes("graded", n))
         while True:
-            intervals *= 2
-            new = self._path.gradients(
-                refinement(intervals), torch.full((intervals // 2,), 1 / intervals, dtype=torch.float64)
-            )
+            n *= 2
+            new = self._path.gradients(*refinement(n))
             coarse, found = found, [
                 tuple(a / 2 + b for a, b in zip(*pair, strict=True)) for pair in zip(found, new, strict=True)
             ]  # fmt: skip
             error = self._distance(found, coarse)
-            if bool((error <= tolerance).all()) or 2 * intervals + 1 > max_steps:
-                return self._result(found, intervals + 1, error)
+            if not bool((error > tolerance).any()) or 2 * n > max_steps:  # NaN gets no better
+                return self._result(found, n, error)
 
     def _distance(self, found: Found, coarse: Found) -> torch.Tensor:
         """Relative L1 distance of two estimates of the attribution (x - x') g, [T, examples]."""
@@ -199,7 +202,9 @@ class _Attribution:
     def _result(self, gradients: Found, steps: int, error: torch.Tensor) -> tuple:
         times_way = [tuple(g * way for g, way in zip(parts, self._ways, strict=True)) for parts in gradients]
         delta = torch.stack([_total(parts) - d for parts, d in zip(times_way, self._path.differences, strict=True)])
-        return (times_way if self._multiply else gradients), steps, error, delta
+        found = times_way if self._multiply else gradients
+        dtypes = [way.dtype for way in self._ways]
+        return [tuple(map(torch.Tensor.to, parts, dtypes)) for parts in found], steps, error, delta
 
 
 def _total(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -231,10 +236,10 @@ class _Outcome:
         """Say which examples did not reach the tolerance."""
         if tolerance is None:
             return
-        missed = (self._error > tolerance).any(0).nonzero().flatten().tolist()
+        missed = (~(self._error <= tolerance)).any(0).nonzero().flatten().tolist()
         if missed:
             warnings.warn(
                 f"the estimated error of example(s) {missed} is still above {tolerance} after max_steps; the largest "
                 f"is {float(self._error.max()):.3f}",
-                stacklevel=3,
+                stacklevel=4,
             )

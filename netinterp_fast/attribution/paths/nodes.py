@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 Nodes = tuple[torch.Tensor, torch.Tensor]  # alphas and weights, float64 [K]
-METHODS = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")
+METHODS = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid", "graded")
 
 
 def nodes(method: str | Nodes, steps: int) -> Nodes:
@@ -31,6 +31,8 @@ def _computed(method: str, steps: int) -> Nodes:
         points, weights = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((1 + points) / 2), torch.from_numpy(weights / 2)
     places = torch.arange(steps, dtype=torch.float64)
+    if method == "graded":
+        return _graded(places + 1, steps)
     if method == "riemann_trapezoid":
         weights = torch.full((steps,), 1 / (steps - 1), dtype=torch.float64)
         weights[[0, -1]] /= 2
@@ -42,6 +44,8 @@ def _computed(method: str, steps: int) -> Nodes:
 def _checked(given: tuple) -> Nodes:
     if len(given) != 2:
         raise ValueError(f"method has {len(given)} entries; it must be (alphas, weights)")
+    if not all(isinstance(part, (torch.Tensor, list, np.ndarray)) for part in given):
+        raise TypeError(f"method is {given!r}; a pair must hold alphas and weights, tensors [K]")
     alphas, weights = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in given)
     if alphas.dim() != 1 or alphas.shape != weights.shape or not len(alphas):
         raise ValueError(
@@ -50,6 +54,15 @@ def _checked(given: tuple) -> Nodes:
     return alphas, weights
 
 
-def refinement(intervals: int) -> torch.Tensor:
-    """The points that turn a trapezoidal rule with half as many intervals into one with `intervals`: those between."""
-    return (torch.arange(intervals // 2, dtype=torch.float64) * 2 + 1) / intervals
+def refinement(steps: int) -> Nodes:
+    """What the "graded" rule with `steps` points has beyond half of that with half as many: the points between."""
+    return _graded(torch.arange(1, steps, 2, dtype=torch.float64), steps)
+
+
+def _graded(places: torch.Tensor, steps: int) -> Nodes:
+    """The trapezoidal rule in t, alpha = t². Points lie closer near the baseline, where a network's state changes
+    fastest (towards zeros its biases take over), and the baseline itself counts nothing."""
+    t = places / steps
+    weights = 2 * t / steps
+    weights[places == steps] /= 2
+    return t**2, weights

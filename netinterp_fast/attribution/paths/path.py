@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 
 from ... import ops
-from ..gradients.explained import Explained, gradients_on
+from ..gradients.explained import Explained, copies, gradients_on, grads_or_none
 from ..targets import AnyTarget, selection
-from .course import Leaf, best_course
+from .course import Ends, Leaf, WholeCourse, best_course
 from .graphs import GraphedPass
-from .rows import Rows
+from .rows import BudgetTooSmall, Rows
 
 Sums = dict[int, torch.Tensor]  # by the leaf's key, [examples, ...]
 
@@ -38,27 +38,22 @@ class Path:
         cuda_graph: bool = False,
         on_chunk: Callable[[int], None] = lambda points: None,
     ):
-        self._explained, self.examples, self._rows, self._autocast = explained, examples, rows, autocast
+        self.examples, self._rows, self._succeeded = examples, rows, False
         self._cuda_graph, self._on_chunk = cuda_graph, on_chunk
         self.values, self.baselines = values, baselines
-        with gradients_on():
-            self._course, ends = best_course(explained.model, self._run, values, baselines, examples, hoist)
-            if ends is None:
-                twice = examples.repeat(2)
+        with gradients_on(), rows.holding():
+            run = functools.partial(_output, explained, autocast)  # nothing that would refer back to this path
+            self._whole = WholeCourse(run, values, baselines)
+            self._course, outputs = best_course(explained.model, self._whole, examples, hoist, rows.limit)
+            if outputs is None:
                 with torch.no_grad():
-                    ends = self._run(tuple(map(torch.cat, zip(values, baselines, strict=True))), twice)
-        at_inputs, at_baselines = ends.chunk(2)
+                    outputs = Ends(*(run(copies(end), examples) for end in (values, baselines)))
+        at_inputs, at_baselines = outputs
         self.choices = [selection(target, at_inputs, examples, explained.batch) for target in targets]
         self.differences = [choose(at_inputs, examples) - choose(at_baselines, examples) for choose in self.choices]
-        held = [tensor for pair in self._course.ends.values() for tensor in pair]
-        rows.held = sum(tensor.nbytes for tensor in held) + sum(t.nbytes for t in held[::2]) * (1 + len(targets))
-
-    def _run(self, points: tuple[torch.Tensor, ...], examples: torch.Tensor) -> torch.Tensor:
-        with self._casting(points[0].device.type):
-            return self._explained.output(points, examples)
-
-    def _casting(self, device_type: str) -> AbstractContextManager:
-        return nullcontext() if self._autocast is None else torch.autocast(device_type, dtype=self._autocast)
+        rows.held += (
+            2 * len(targets) * sum(ends.inputs.nbytes for ends in self._course.ends.values())
+        )  # sums, pulled back
 
     def gradients(self, alphas: torch.Tensor, weights: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """sum over k of weights[k] df/dx at baseline + alphas[k] (input - baseline), for each target and each tensor of
@@ -69,10 +64,19 @@ class Path:
                 sums = [self._zeros() for _ in self.choices]
                 try:
                     self._add_all(alphas.to(device), weights.to(device), sums)
-                    return [self._course.pull_back(of_target) for of_target in sums]
+                    found = [self._course.pull_back(of_target) for of_target in sums]
+                    self._succeeded = True
+                    return found
                 except torch.OutOfMemoryError:
                     if not self._rows.shrink(self._tried):
                         raise
+                except BudgetTooSmall:
+                    raise
+                except Exception:
+                    # A backward pass may need what the shortcut left out, as one that computes the beginning again.
+                    if self._course is self._whole or self._succeeded:
+                        raise
+                    self._course = self._whole
 
     def _zeros(self) -> Sums:
         def zeros(like: torch.Tensor) -> torch.Tensor:
@@ -117,8 +121,15 @@ class Path:
         chosen_values: torch.Tensor, leaves: list[Leaf], again: bool, chosen: slice, weights: torch.Tensor, sums: Sums
     ) -> None:
         points = [leaf.points for leaf in leaves]
-        grads = torch.autograd.grad(chosen_values.sum(), points, retain_graph=again, allow_unused=True)
+        grads = grads_or_none(chosen_values, points, again)
         for leaf, grad in zip(leaves, grads, strict=True):
             if grad is not None:
                 gate = leaf.points.detach() if leaf.gated else None
                 ops.path_accumulate(grad, weights, sums[leaf.key][chosen], gate=gate)
+
+
+def _output(
+    explained: Explained, autocast: torch.dtype | None, points: tuple[torch.Tensor, ...], examples: torch.Tensor
+) -> torch.Tensor:
+    with nullcontext() if autocast is None else torch.autocast(points[0].device.type, dtype=autocast):
+        return explained.output(points, examples)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ...interpose import Call, Interposition
 from ..relevance import layer_types as types
@@ -25,6 +26,7 @@ _ALWAYS = (
 )  # fmt: skip
 _WITH_CONSTANTS = frozenset("add radd sub rsub subtract mul rmul".split())
 _BEYOND = "beyond"  # what is known of a tensor that depends on the input in another way
+_READS = frozenset("bool item tolist int float index numpy is_nonzero equal allclose".split())
 _PLACES = frozenset("device is_cuda is_cpu is_meta get_device".split())
 
 
@@ -35,6 +37,17 @@ class _Step(NamedTuple):
     name: str
     results: list[torch.Tensor] | None
     several: type | None
+
+
+class _Unseen(Exception):
+    """The model may depend on its input in a way that is not seen."""
+
+
+class Cut(NamedTuple):
+    """A tensor at which the beginning ends: its values and its place in the graph."""
+
+    values: torch.Tensor
+    edge: GradientEdge
 
 
 class _Beginning(Interposition):
@@ -50,34 +63,42 @@ class _Beginning(Interposition):
 
 
 class Recording(_Beginning):
-    """One run, on the rows of both ends: the steps of the beginning, and `cuts`, the tensors at which it ends."""
+    """One run, on one end of the paths: the steps of the beginning, and `cuts`, the tensors at which it ends.
+
+    What runs on may not depend on the values in the beginning otherwise than through calls that this sees: _Unseen."""
 
     def __init__(self, model: Callable):
         super().__init__(model)
         self.steps: list[_Step] = []
-        self.cuts: dict[int, torch.Tensor] = {}
+        self.cuts: dict[int, Cut] = {}
 
     def output(self, run: Run, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The model's output; the graph of the beginning is kept."""
+        """The model's output. The graph of the beginning is kept; `parts` require gradients, which must be on."""
         self.rows = len(parts[0])
-        with torch.no_grad():
-            with torch.enable_grad():
-                points = self.start(parts)
-            with self:
-                output = self.current(run(points))
+        points = self.start(parts)
+        with self:
+            output = self.current(run(points))
         if self.known(output) not in (None, _BEYOND):
-            self.cuts[self.known(output)] = output
+            self._cut(output)
         return output.detach()
+
+    def _cut(self, tensor: torch.Tensor) -> None:
+        self.cuts[self.known(tensor)] = Cut(tensor.detach(), get_gradient_edge(tensor))
 
     def answer(self, call: Call):
         inputs = [tensor for tensor in call.tensors() if self.known(tensor) is not None]
         beginning = [tensor for tensor in inputs if self.known(tensor) is not _BEYOND]
+        if call.name in _READS:
+            raise _Unseen(f"the model reads values: {call.name}")
         if not beginning:
             return self._beyond(call)
+        if not torch.is_grad_enabled():  # by the model, or in a function with a backward pass of its own
+            raise _Unseen("the model switches gradients off")
         is_affine = len(beginning) == len(inputs) and _is_affine_by_rows(call, inputs)
         results = self._results(call) if is_affine else None
         if results is None or not all(len(part) == self.rows for part in results[0]):
-            self.cuts.update((self.known(tensor), tensor) for tensor in beginning)
+            for tensor in beginning:
+                self._cut(tensor)
             self.steps.append(_Step(call.name, None, None))
             return self._beyond(call)
         parts, several = results
@@ -85,14 +106,20 @@ class Recording(_Beginning):
         return parts[0] if several is None else several(parts)
 
     def _beyond(self, call: Call):
-        return self.mark_all(call.with_tensors(torch.Tensor.detach), lambda out: _BEYOND)
+        with torch.no_grad():
+            result = call.with_tensors(torch.Tensor.detach)
+        return self.mark_all(result, lambda out: _BEYOND)
+
+    def is_like(self, other: Recording) -> bool:
+        """Whether both runs took the same course and there is something to go on from."""
+        names = [[step.name for step in recording.steps] for recording in (self, other)]
+        return bool(self.cuts) and self.cuts.keys() == other.cuts.keys() and names[0] == names[1]
 
     def _results(self, call: Call) -> tuple[list[torch.Tensor], type | None]:
-        with torch.enable_grad():
-            result = call.with_tensors(lambda tensor: tensor if self.known(tensor) is not None else tensor.detach())
-            several = None if isinstance(result, torch.Tensor) else type(result)
-            parts = [result] if several is None else result
-            return [self.numbered(part.view_as(part)) for part in parts], several
+        result = call.with_tensors(lambda tensor: tensor if self.known(tensor) is not None else tensor.detach())
+        several = None if isinstance(result, torch.Tensor) else type(result)
+        parts = [result] if several is None else result
+        return [self.numbered(part.view_as(part)) for part in parts], several
 
 
 def _is_affine_by_rows(call: Call, inputs: list[torch.Tensor]) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # Of input at once, where nothing is asked for: what came out fastest on the CPU (activations that fit the caches), and
@@ -33,15 +34,21 @@ def parsed_budget(budget: int | str | None) -> int | None:
     return budget
 
 
+class BudgetTooSmall(ValueError):
+    """A single row takes more than the memory budget."""
+
+
 class Rows:
-    """The number of rows for the next pass. With a budget the first passes, of one row and of two, are measured, and
-    memory is taken to grow by the same for each row more.
+    """The number of rows for the next pass. With a budget the first pass, of one row, is measured, and one of two where
+    twice the memory would fit; memory is taken to grow by the same for each row more. An eighth of the budget is left
+    for what libraries keep and no tensor shows.
 
     held: bytes that are there between the passes.
     """
 
     def __init__(self, batch_size: int | None, budget: int | str | None, example: tuple[torch.Tensor, ...]):
-        self.budget = parsed_budget(budget)
+        asked = parsed_budget(budget)
+        self.asked, self.budget = asked, None if asked is None else asked - asked // 8
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
             raise TypeError(f"batch_size is {batch_size!r}; it must be an int or None")
         if batch_size is not None and batch_size < 1:
@@ -55,13 +62,15 @@ class Rows:
     @property
     def measuring(self) -> bool:
         """The budget has not told a limit yet."""
-        return self.budget is not None and len(self._peaks) < 2
+        return self.budget is not None and not self._peaks
 
     @property
     def examples_at_once(self) -> int:
         """Examples whose ends may be held: with a budget, they take half of it at most."""
         if self.budget is None:
             return self._most
+        if self.measuring:
+            return 1
         return max(1, min(self.limit // 2, int(self.budget / 2 // max(self.held, 1))))
 
     @property
@@ -69,11 +78,22 @@ class Rows:
         """Rows of the next pass, at most."""
         if self.budget is None:
             return self._most
-        if len(self._peaks) < 2:
-            return min(1 + len(self._peaks), self._most)
-        one, two = self._peaks
-        free = self.budget - self.held - one
-        return max(1, min(self._most, 1 + int(free // max(two - one, 1))))
+        if not self._peaks:
+            return 1
+        free = self.budget - self.held - self._peaks[0]
+        if len(self._peaks) == 1:
+            return min(2, self._most) if free >= self._peaks[0] else 1
+        return max(1, min(self._most, 1 + int(free // max(self._peaks[1] - self._peaks[0], 1))))
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Around what stays between the passes."""
+        if self.budget is None:
+            yield
+            return
+        with PeakMemory() as memory:
+            yield
+        self.held = memory.live
 
     @contextmanager
     def counted(self, rows: int) -> Iterator[None]:
@@ -84,11 +104,11 @@ class Rows:
         with PeakMemory() as memory:
             yield
         self._peaks.append(memory.peak)
-        least = self.held + self._peaks[0]
-        if least > self.budget:
-            raise ValueError(
-                f"memory_budget is {self.budget} bytes; a single point of one example takes {least}, "
-                f"so that memory_budget='{-(-least // 2**20)}MiB' is the least that works here"
+        if self.held + self._peaks[0] > self.budget:
+            least = -(-(self.held + self._peaks[0]) * 8 // (7 * 2**20))
+            raise BudgetTooSmall(
+                f"memory_budget is {self.asked} bytes; a single point of one example takes more: "
+                f"memory_budget='{least}MiB' is the least that works here"
             )
 
     def shrink(self, rows: int) -> bool:
@@ -108,9 +128,12 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        tensors = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+        given = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        tensors = _tensors(result)
         for tensor in tensors:
-            self._count(tensor)
+            is_view = tensor.untyped_storage()._cdata in given  # perhaps of what the model owns
+            if not is_view and tensor.device.type != "meta":
+                self._count(tensor)
         besides = 0
         if func in _CONVOLUTIONS and tensors and tensors[0].device.type == "cpu":
             besides = sum(t.nbytes for t in (*args, *tensors) if isinstance(t, torch.Tensor))
@@ -128,3 +151,7 @@ class PeakMemory(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.live -= size
+
+
+def _tensors(values: object) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

@@ -256,6 +256,11 @@ class ReLURectGrad(ActivationRule):
     the threshold is that quantile of each example's y g: the paper takes 0.98."""
 
     def __init__(self, threshold: float = 0.0, quantile: float | None = None):
+        for name, value in (("threshold", threshold), ("quantile", 0.0 if quantile is None else quantile)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} is {value!r}; it must be a number")
+        if math.isnan(threshold):
+            raise ValueError("threshold is nan; it must be a number to compare with")
         if quantile is not None and not 0 <= quantile <= 1:
             raise ValueError(f"quantile is {quantile}; it must be in [0, 1]")
         self.threshold, self.quantile = threshold, quantile
