@@ -25,6 +25,7 @@ from .attribution import (
 )
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
+from .compat import accelerate
 from .dissection import Dissection, TopQuantile, dissect
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PathInfo",
     "Patterns",
     "TopQuantile",
+    "accelerate",
     "build_info",
     "composites",
     "deconvnet",

@@ -70,7 +70,7 @@ def _lrp(
 ) -> torch.Tensor:
     from . import lrp
 
-    composite = options.composite
+    composite = options.composite or "epsilon_plus_flat"
     if composite in _BOXED:
         from . import composites
 
@@ -79,9 +79,32 @@ def _lrp(
     return lrp(model, inputs, target, composite=composite)
 
 
+def _by_function(name: str, **settings: object) -> Callable[..., torch.Tensor]:
+    """A function of the package by its name, with its defaults but for some settings."""
+
+    def method(
+        model: torch.nn.Module, inputs: torch.Tensor, target: int, preparation: Preparation, options: argparse.Namespace
+    ) -> torch.Tensor:
+        import netinterp_fast
+
+        return getattr(netinterp_fast, name)(model, inputs, target, **settings)
+
+    return method
+
+
 # What explains inputs [1, 3, size, size], by name: function(model, inputs, target, preparation, options) that returns
 # relevance of the inputs' shape; `options` are those of the command line.
-METHODS: dict[str, Callable[..., torch.Tensor]] = {"lrp": _lrp}
+METHODS: dict[str, Callable[..., torch.Tensor]] = {
+    "lrp": _lrp,
+    "rect_grad": _by_function("rect_grad", quantile=0.98),  # the paper's
+    **{
+        name: _by_function(name)
+        for name in (
+            "saliency", "input_x_gradient", "deconvnet", "guided_backprop", "smoothgrad", "integrated_gradients",
+            "deep_lift",
+        )
+    },
+}  # fmt: skip
 
 
 def explain(options: argparse.Namespace, preparation: Preparation) -> int:
@@ -91,6 +114,8 @@ def explain(options: argparse.Namespace, preparation: Preparation) -> int:
     OSError or ImportError for what is wrong with the options or the files.
     """
     preparation.check()
+    if options.composite and options.method != "lrp":
+        raise ValueError(f"--composite is for --method lrp; the method is {options.method}")
     target = _target(options.target)
     names = _class_names(options)
     pictures = _pictures(options)

@@ -94,9 +94,8 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=METHODS, default="lrp", help="how the pixels are weighed (default: %(default)s)")
     add(
         "--composite",
-        default="epsilon_plus_flat",
         metavar="NAME",
-        help="the rules of lrp by layer, such as epsilon_plus or epsilon_gamma_box (default: %(default)s)",
+        help="the rules of lrp by layer, such as epsilon_plus or epsilon_gamma_box (default: epsilon_plus_flat)",
     )
     add(
         "--target", default="top", metavar="N", help="the class: its index from 0, or top, the largest output (default)"

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 import netinterp_fast
-from netinterp_fast._explain_command import Preparation, central_square, read_photo
+from netinterp_fast._explain_command import METHODS, Preparation, central_square, read_photo
 from netinterp_fast.cli import main
 from netinterp_fast.visual import heatmap
 
@@ -35,6 +35,10 @@ class Broken(Reds):
 class Maps(Reds):
     def forward(self, x):
         return x * 1
+
+class Lit(Reds):
+    def forward(self, x):
+        return torch.relu(x - 0.2).mean((2, 3)) * self.scale
 
 class NoClasses(Reds):
     def forward(self, x):
@@ -139,6 +143,17 @@ def test_the_method_gets_what_the_options_say(workplace, monkeypatch):
     np.testing.assert_allclose(inputs[0].permute(1, 2, 0), expected, atol=1e-6)
     assert inputs.dtype == torch.float32
     assert (target, composite) == (2, "epsilon_plus")
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"lrp"}))
+def test_every_method_makes_a_picture(workplace, method):
+    assert explain("red.png", "--method", method, function="Lit") == 0
+    with Image.open(f"red-{method}.png") as picture:
+        assert picture.size == (448 + 8 + 448, 448)
+
+
+def test_only_lrp_has_composites(workplace, capsys):
+    assert "--composite" in fails(capsys, "red.png", "--method", "saliency", "--composite", "epsilon")
 
 
 @pytest.mark.parametrize("name", ["epsilon_gamma_box", "deep_taylor"])

@@ -2,7 +2,8 @@
 #pragma once
 
 #include "../core/paths.h"
-#include "relevance.cuh"  // to_real and assign
+#include "../core/relevance.h"  // RealOf
+#include "elements.cuh"
 
 namespace netinterp_fast {
 

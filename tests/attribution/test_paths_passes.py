@@ -8,7 +8,7 @@ import torch
 from gradient_nets import DOUBLE, ConvNet, close, net
 from torch import nn
 
-from netinterp_fast import integrated_gradients
+from netinterp_fast import _library, integrated_gradients, smoothgrad, use_backend
 from netinterp_fast.attribution.paths.rows import PeakMemory, parsed_budget
 
 
@@ -150,3 +150,22 @@ def test_a_call_leaves_no_tensors_that_wait_for_garbage_collection():
             assert tensors() == before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_every_backend_and_cpu_level_gives_the_same_bits(dtype):
+    model, x = ConvNet().to(dtype), torch.randn(3, 2, 8, 8, dtype=dtype)
+
+    def both() -> list[torch.Tensor]:
+        return [integrated_gradients(model, x, 0, steps=7), smoothgrad(model, x, 0, samples=7, kind="variance")]
+
+    with use_backend("reference"):
+        expected = both()
+    before = _library.cpu_level()
+    try:
+        for level in _library.cpu_levels():
+            _library.set_cpu_level(level)
+            assert all(map(torch.equal, both(), expected))
+    finally:
+        if before:
+            _library.set_cpu_level(before)

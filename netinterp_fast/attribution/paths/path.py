@@ -51,9 +51,8 @@ class Path:
         at_inputs, at_baselines = outputs
         self.choices = [selection(target, at_inputs, examples, explained.batch) for target in targets]
         self.differences = [choose(at_inputs, examples) - choose(at_baselines, examples) for choose in self.choices]
-        rows.held += (
-            2 * len(targets) * sum(ends.inputs.nbytes for ends in self._course.ends.values())
-        )  # sums, pulled back
+        sums = sum(ends.inputs.nbytes for ends in self._course.ends.values())
+        rows.held += 2 * len(targets) * sums  # the second time for what is pulled back
 
     def gradients(self, alphas: torch.Tensor, weights: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """sum over k of weights[k] df/dx at baseline + alphas[k] (input - baseline), for each target and each tensor of
