@@ -15,6 +15,7 @@ benches/results/paths.json.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import warnings
 from functools import partial
@@ -29,6 +30,7 @@ from netinterp_fast.data.io import read_image
 
 from .models import network
 from .timing import (
+    RESULTS,
     environment,
     interleaved,
     own_peak_mb,
@@ -43,7 +45,8 @@ from .timing import (
 
 STEPS = 50
 RULES = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right")
-AIMS = {"ResNet18": 1.25, "SqueezeNet": 1.25, "VGG16": 1.0, "SmallViT": 1.0}
+AIMS = {"ResNet18": 1.25, "SqueezeNet": 1.25, "SmallViT": 1.0, "VGG16": 1.0}
+BATCHES = {"ResNet18": (1, 4), "SqueezeNet": (1, 4), "SmallViT": (1, 4), "VGG16": (1,)}
 CAPTUM_SIZES = (1, 4, 8, 16, None)  # of its internal batches, times the examples
 TOLERANCE = 1e-4  # of the largest attribution
 BUDGET = "64MiB"
@@ -136,10 +139,13 @@ def least_budget(name: str) -> str:
     raise AssertionError("a memory budget of 1 MiB was accepted")
 
 
-def photos(data: Path) -> list[dict]:
+def photos(quick: bool) -> list[dict]:
     """The true error of `tolerance` on every photo: relative L1 distance from very many midpoints."""
+    data = os.environ.get("NETINTERP_FAST_TEST_DATA")
+    if quick or not data:
+        return []
     model, rows = network("SqueezeNet"), []
-    for path in sorted((data / "photos").glob("*.png")):
+    for path in sorted((Path(data) / "photos").glob("*.png")):
         x = _photo(path)
         truth = integrated_gradients(model, x, steps=REFERENCE_STEPS, method="riemann_middle")
         found, info = integrated_gradients(model, x, tolerance=PHOTO_TOLERANCE, return_info=True)
@@ -209,7 +215,7 @@ def kernels() -> list[dict]:
     """The ops at the first convolution's output, in passes of the usual size, against copies that move as many bytes:
     into memory that is there for `path_accumulate`, which has its `out`; into new memory for `path_points`."""
     rows = []
-    for shape, steps in (((1, 64, 111, 111), 10), ((1, 64, 112, 112), 10), ((4, 64, 56, 56), 10)):
+    for shape, steps in (((1, 64, 111, 111), 8), ((1, 64, 112, 112), 8), ((4, 64, 56, 56), 8)):
         inputs, baseline, alphas = torch.randn(shape), torch.randn(shape), torch.rand(steps)
         grads, sums = torch.randn(steps * shape[0], *shape[1:]), torch.zeros(shape)
         source = torch.randn((steps + 2) * inputs.numel() // 2)
@@ -229,6 +235,9 @@ def kernels() -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.paths", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="single images, fewer repeats, no photos, no VGG16")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="measure these again and keep the file's other figures"
+    )
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
@@ -237,20 +246,30 @@ def main() -> None:
         return
     torch.manual_seed(0)
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    figures: dict = {"load_before": warn_of_load()}
-    names = [name for name in AIMS if not (options.quick and name == "VGG16")]
-    figures["agreement"] = {name: agreement(name) for name in names}
-    figures["kernels"] = kernels()
-    figures["speed"] = [
-        speed(name, batch, options.quick) for name in names for batch in ((1,) if options.quick else (1, 4))
-    ]
-    figures["memory"] = [memory(name, batch) for name in ("SqueezeNet", "ResNet18") for batch in (1, 4)]
-    figures["least_budget"] = {name: least_budget(name) for name in ("SqueezeNet", "ResNet18")}
-    figures["many_targets"] = many_targets(options.quick)
-    data = os.environ.get("NETINTERP_FAST_TEST_DATA")
-    if data and not options.quick:
-        figures["tolerance"] = photos(Path(data))
+    figures = json.loads((RESULTS / "paths.json").read_text()) if options.only else {}
+    figures["load_before"] = warn_of_load()
+    for part in options.only or PARTS:
+        measured = PARTS[part](options.quick)
+        if measured:
+            figures[part] = measured
     print(f"written to {save('paths', figures)}")
+
+
+def _names(quick: bool) -> list[str]:
+    return [name for name in AIMS if not (quick and name == "VGG16")]
+
+
+PARTS = {
+    "agreement": lambda quick: {name: agreement(name) for name in _names(quick)},
+    "kernels": lambda quick: kernels(),
+    "speed": lambda quick: [
+        speed(name, batch, quick) for name in _names(quick) for batch in BATCHES[name] if batch == 1 or not quick
+    ],
+    "many_targets": many_targets,
+    "memory": lambda quick: [memory(name, batch) for name in ("SqueezeNet", "ResNet18") for batch in (1, 4)],
+    "least_budget": lambda quick: {name: least_budget(name) for name in ("SqueezeNet", "ResNet18")},
+    "tolerance": photos,
+}
 
 
 if __name__ == "__main__":
