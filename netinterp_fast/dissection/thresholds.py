@@ -107,7 +107,7 @@ class TopQuantile:
         """T_k, float32 [C]. ValueError before all N values were seen."""
         if self.seen != self.n_values:
             raise ValueError(f"thresholds are not final: {self.seen} of {self.n_values} values a unit were seen")
-        return self._largest(self.keep)[:, -1].clone()
+        return self._largest(self.keep)[:, -1] + 0.0  # no -0.0: which zero is at the index depends on the order
 
     def state_dict(self) -> dict[str, torch.Tensor | int | str]:
         """The state as tensors and plain values; what is not needed any more is left out."""
