@@ -75,8 +75,8 @@ def dissect(
         out: a folder for the results, their tables and the HTML report; written at the end, all or nothing. Until then
             it holds checkpoints.
         resume: if `out` holds the finished results of this very run (same weights, data and settings), return those; if
-            it holds its checkpoints (same batches, processes and versions too), go on from there. Without, an unfinished
-            run starts again. A folder that holds anything else is never written to: FileExistsError.
+            it holds its checkpoints (same batches, processes and versions too), go on from the last. Without, an
+            unfinished run starts again. A folder that holds anything else is never written to: FileExistsError.
         scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its
             cell i is at offset + i * scale. Without, the map covers the image evenly.
         checkpoint_every: seconds from one checkpoint in `out` to the next; 0 for one after every batch.
