@@ -80,7 +80,7 @@ class SlowDataset(TinyDataset):
     """Gives others the time to interfere."""
 
     def __getitem__(self, index):
-        time.sleep(0.002)
+        time.sleep(0.004)
         return super().__getitem__(index)
 
 
