@@ -35,14 +35,15 @@ class Checkpoints:
     Args:
         folder: where they are; made when the first is written.
         identity: what run this is, as JSON values. Checkpoints of another are refused.
-        every: seconds between two checkpoints; 0 writes one after every batch.
+        every: seconds between two checkpoints, up to ten times as long where writing one takes more than a tenth of it;
+            0 writes one after every batch.
         rank: whose part of the run it is.
     """
 
     def __init__(self, folder: Path, identity: dict, every: float, rank: int = 0):
         self.folder, self.every, self.rank = folder, every, rank
         self._identity = json.loads(json.dumps(identity))
-        self._last = time.monotonic()
+        self._due = time.monotonic() + every
 
     def load(self, resume: bool = True) -> Saved:
         """The state of the newest undamaged checkpoint, or that of a run which has not begun.
@@ -66,7 +67,8 @@ class Checkpoints:
 
     def offer(self, number: int, batches: int, sections: Callable[[], Mapping[str, State]]) -> None:
         """Write a checkpoint if it is time for one. A disk error is only a warning: the one before stays."""
-        if time.monotonic() - self._last < self.every:
+        start = time.monotonic()
+        if start < self._due:
             return
         try:
             self._write(Saved(number, batches, sections()))
@@ -77,7 +79,8 @@ class Checkpoints:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._last = time.monotonic()
+        end = time.monotonic()
+        self._due = end + max(self.every, 10 * min(end - start, self.every))
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob(f"rank-{self.rank}-pass-*.safetensors"), reverse=True)

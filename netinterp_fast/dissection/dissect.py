@@ -79,7 +79,8 @@ def dissect(
             unfinished run starts again. A folder that holds anything else is never written to: FileExistsError.
         scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its
             cell i is at offset + i * scale. Without, the map covers the image evenly.
-        checkpoint_every: seconds from one checkpoint in `out` to the next; 0 for one after every batch.
+        checkpoint_every: seconds from one checkpoint in `out` to the next, up to ten times as long where writing one
+            takes more than a tenth of it; 0 for one after every batch.
 
     Returns:
         A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.

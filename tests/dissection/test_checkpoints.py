@@ -13,6 +13,7 @@ from interrupted import (
     N_BATCHES,
     N_IMAGES,
     SlowDataset,
+    Stopped,
     Stopping,
     checkpoints,
     contents,
@@ -222,14 +223,21 @@ def test_no_checkpoint_before_its_time(tmp_path, every):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
-    """A clock that moves on by a second a batch: checkpoints after every third."""
-    seconds = iter(range(1000))
-    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: next(seconds))
-    run_until(tmp_path / "run", N_BATCHES, checkpoint_every=2)
-    written = [int(path.stem[-9:]) for path in checkpoints(tmp_path / "run")]
-    assert len(written) == 2
-    assert 1 < written[0] < written[1] - 1
+@pytest.mark.parametrize(("seconds", "expected"), [(0, [2, 4]), (1, [2])])
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch, seconds, expected):
+    """A batch takes a second. Where writing takes long, checkpoints are fewer."""
+    model, writing, save_file = Stopping(N_BATCHES - 1), 0, checkpoints_module.save_file
+
+    def slow(*arguments):
+        nonlocal writing
+        writing += seconds
+        save_file(*arguments)
+
+    monkeypatch.setattr(checkpoints_module, "save_file", slow)
+    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: model.calls + writing)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", model, checkpoint_every=2)
+    assert [int(path.stem[-9:]) for path in checkpoints(tmp_path / "run")] == expected
 
 
 @pytest.mark.parametrize("every", [-1, float("nan")])
