@@ -127,7 +127,8 @@ def _read(path: Path) -> Saved:
     """ValueError, KeyError, OSError or SafetensorError where the file is damaged."""
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata() or {})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        # Copied, as the file is mapped into memory and will be removed.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     if metadata.pop("sha256") != _checksum(metadata, tensors):
         raise ValueError("its checksum differs")
     sections: dict[str, dict[str, torch.Tensor]] = {}

@@ -21,6 +21,8 @@ from interrupted import (
     wait_for_checkpoint,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
