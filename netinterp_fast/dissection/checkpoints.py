@@ -110,7 +110,7 @@ class Checkpoints:
         metadata = {"identity": json.dumps(self._identity), "pass": str(saved.number), "batches": str(saved.batches)}
         metadata["sha256"] = _checksum(metadata, tensors)
         path = self.folder / f"rank-{self.rank}-pass-{saved.number}-{saved.batches:09}.safetensors"
-        partial = path.with_suffix(".partial")
+        partial = self.folder / f"rank-{self.rank}.partial"
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             save_file(tensors, partial, metadata)

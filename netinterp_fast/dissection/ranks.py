@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import TypeVar
@@ -17,13 +18,14 @@ class Ranks:
     """This process among those that share the work; rank 0 of 1 when it is alone.
 
     Joins the default process group. Where there is none and WORLD_SIZE says that there are other processes (as
-    `torchrun` does), one is made, with nccl for a CUDA device and gloo otherwise; it stays for later calls.
+    `torchrun` does), one is made, with nccl for a CUDA device and gloo otherwise; it stays until the process ends.
     """
 
     def __init__(self, device: torch.device):
         available = dist.is_available()
         if available and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+            atexit.register(_leave)
         joined = available and dist.is_initialized()
         self.rank = dist.get_rank() if joined else 0
         self.size = dist.get_world_size() if joined else 1
@@ -40,3 +42,8 @@ class Ranks:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # gloo's threads, still running at the end, may abort the process
+        dist.destroy_process_group()

@@ -84,8 +84,13 @@ class SlowDataset(TinyDataset):
         return super().__getitem__(index)
 
 
-def start(out: Path, ranks: int = 1, *, heavier_rank: int | None = None, **changes) -> list:
-    """The processes of a run, started as `torchrun` does; an error's text goes to `rank-R.error` beside `out`."""
+def start(
+    out: Path, ranks: int = 1, *, heavier_rank: int | None = None, broken_image: int | None = None, **changes
+) -> list:
+    """The processes of a run, started as `torchrun` does; an error's text goes to `rank-R.error` beside `out`.
+
+    The model of `heavier_rank` has other weights than those of the others; `broken_image` is not a number.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,21 +98,23 @@ def start(out: Path, ranks: int = 1, *, heavier_rank: int | None = None, **chang
     processes = []
     for rank in range(ranks):
         environment = {key: str(value) for key, value in (launched | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        arguments = (out, environment, rank == heavier_rank, changes)
+        arguments = (out, environment, rank == heavier_rank, broken_image, changes)
         processes.append(_processes.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
     return processes
 
 
-def _work(out: Path, environment: dict[str, str], heavier: bool, changes: dict) -> None:
+def _work(out: Path, environment: dict[str, str], heavier: bool, broken_image: int | None, changes: dict) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    model = Stopping()
+    model, dataset = Stopping(), SlowDataset(N_IMAGES)
+    if broken_image is not None:
+        dataset.images[broken_image] = float("nan")
     if heavier:
         with torch.no_grad():
             model.inner.head.bias += 1
     try:
-        run(out, model, SlowDataset(N_IMAGES), **changes)
+        run(out, model, dataset, **changes)
     except Exception as error:
         traceback.print_exc()
         (out.parent / f"rank-{environment['RANK']}.error").write_text(str(error))

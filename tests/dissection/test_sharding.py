@@ -125,3 +125,10 @@ def test_ranks_with_different_weights(tmp_path):
         assert error.startswith("the ranks were given different runs: fingerprint (weights ")
         assert "on rank 1, weights " in error
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_on_one_rank_ends_the_others(tmp_path):
+    """The fourth batch is rank 1's."""
+    assert finish(start(tmp_path / "run", 2, broken_image=13, checkpoint_every=60)) == [1, 1]
+    assert "images from 12 on: acts[1, 0] has a NaN" in (tmp_path / "rank-1.error").read_text()
+    assert not (tmp_path / "run").exists()
