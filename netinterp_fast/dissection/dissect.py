@@ -150,9 +150,8 @@ class _Run:
         )
         self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
         self.progress = progress and self.ranks.rank == 0
-        self.batches = [
-            range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)
-        ]  # of all ranks: the same for any number of them
+        # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
+        self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
 
     def settings(self, preset: str) -> dict:
         """What was run, as JSON values; together with the fingerprint of weights and data it identifies the run."""

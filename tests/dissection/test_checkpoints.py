@@ -71,7 +71,7 @@ def test_stopped_again_and_again(tmp_path, whole):
 
 
 def killed(out, seed):
-    """Kill a run at two random moments, the second time after it has gone on; False where it was too quick."""
+    """Kill a run at two random moments, the second time after it has gone on."""
     moments = random.Random(seed)
     for number, batches in sorted((moments.randint(1, 2), moments.randint(1, N_BATCHES)) for _ in range(2)):
         processes = start(out)
