@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import __version__, _library, build_info, dissect
+from . import Dissection, __version__, _library, build_info, dissect
 from ._explain_command import METHODS, Preparation, explain
 from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
 from .dissection.conventions import CHOICES, CONVENTIONS
@@ -78,6 +78,13 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=32, metavar="N")
     add("--num-workers", type=int, default=0, metavar="N", help="processes that load images (default 0: this one)")
     add("--out", metavar="DIR", help="folder for the results (default: dissection-MODEL); it must not hold another run")
+    add(
+        "--checkpoint-every",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how often the state is saved there; the same command goes on with an interrupted run (default 60)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
 
@@ -157,10 +164,21 @@ def _dissect(options: argparse.Namespace) -> int:
         inclusive=options.inclusive,
         unit_area_over=options.unit_area_over,
         mask_size=options.mask_size,
+        checkpoint_every=options.checkpoint_every,
     )
+    if _is_first_process():
+        _tell(result, out)
+    return 0
+
+
+def _is_first_process() -> bool:
+    """False in all but one of the processes that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _tell(result: Dissection, out: Path) -> None:
     print(result.summary())
     print(f"\ntables: {(out / 'tables').resolve()}\nreport: {(out / REPORT / 'index.html').resolve()}")
-    return 0
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -213,9 +231,8 @@ def _demo_dataset(options: argparse.Namespace) -> ConceptDataset:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netinterp_fast"
     root = cache / f"demo-{DEMO_VERSION}"
-    with tqdm(
-        total=DEMO_IMAGES, desc="painting the demo pictures", unit="img", disable=options.quiet or root.exists()
-    ) as bar:
+    quiet = options.quiet or root.exists() or not _is_first_process()
+    with tqdm(total=DEMO_IMAGES, desc="painting the demo pictures", unit="img", disable=quiet) as bar:
         write_demo_dataset(root, progress=lambda done, total: bar.update(1))
     size, mean, std = _input_of(options)
     return open_dataset(root, size, mean=mean, std=std)

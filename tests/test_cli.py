@@ -15,6 +15,8 @@ import netinterp_fast
 from netinterp_fast.cli import main
 
 MODEL = """
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -25,6 +27,17 @@ def build():
 class Broken(nn.Module):
     def forward(self, x):
         return x / 0 * 0
+
+class Interrupted(nn.Module):
+    def forward(self, x):
+        with open("batches", "a") as file:
+            file.write(".")
+        if Path("batches").read_text() == "...":
+            raise KeyboardInterrupt
+        return x
+
+def interrupted():
+    return nn.Sequential(Interrupted(), *build())
 
 def broken():
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), Broken())
@@ -81,6 +94,20 @@ def test_the_same_run_again_returns_what_is_there(workplace, capsys):
     assert dissect() == 0
     assert capsys.readouterr().out == first
     assert Path("out/dissection.json").stat().st_mtime_ns == written
+
+
+def test_an_interrupted_run_goes_on(workplace, capsys):
+    """Ctrl-C in the third of six batches; started again, the last four are done."""
+    options = ["--batch-size", "2", "--checkpoint-every", "0"]
+    assert dissect(*options, function="interrupted") == 130
+    assert capsys.readouterr().err == "netinterp-fast: interrupted\n"
+    assert {path.name for path in Path("out").iterdir()} == {"dissection.unfinished"}
+    assert "out holds an unfinished run, with a different batch_size (2 there, 32 here)" in fails(
+        capsys, "--checkpoint-every", "0", function="interrupted"
+    )
+    assert dissect(*options, function="interrupted") == 0
+    assert Path("batches").read_text() == "." * (3 + 4)
+    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
 
 
 def test_a_folder_with_another_run_is_refused(workplace, capsys):

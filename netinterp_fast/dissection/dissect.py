@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data.protocol import Concept, ConceptDataset, image_name, to_rgb
+from .. import __version__
+from ..data.protocol import Concept, ConceptDataset
 from ..ops._grid import checked_placement
+from .checkpoints import Checkpoints, Saved
 from .conventions import get_convention
+from .passes import FirstPass, SecondPass, Setup, found_in
+from .ranks import Ranks
 from .recording import Recording
-from .results import Dissection, LayerDissection
-from .run_folder import fingerprint, finished_run
-from .tally import LabelBatch, LayerTally, category_numbers
-from .thresholds import TopQuantile
-from .top_images import TopImages, TopMaps
-from .upsampling import surface
+from .results import Dissection
+from .run_folder import UNFINISHED, differences, fingerprint, finished_run, publish
 
-_THUMBNAIL = 128  # pixels
 _MAX_ID = 2**24  # a larger concept id is a mistake, and a table of this many columns a unit would not fit anyway
 
 
@@ -49,12 +47,16 @@ def dissect(
     unit_area_over: str | None = None,
     mask_size: int | None = None,
     scale_offset: Mapping[str, tuple[float, float, float, float]] | None = None,
+    checkpoint_every: float = 60,
 ) -> Dissection:
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
     Each unit's activation maps are thresholded at T_k, the exact value that a fraction `quantile` of all its values
     exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same two
     passes.
+
+    Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
+    group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
 
     Args:
         model: any `nn.Module`; it is run in eval mode and left as it was.
@@ -66,20 +68,27 @@ def dissect(
             `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive,
             unit_area_over, mask_size) can be set alone here.
         batch_size, num_workers: how the images are loaded.
-        device: where the model runs; None leaves it where it is.
+        device: where the model runs; None leaves it where it is. "cuda" is the GPU of the process's LOCAL_RANK where
+            several share the work.
         top_images: how many images with the highest activation to keep for each unit.
         progress: show a progress bar for each pass.
-        out: a folder for the results, their tables and the HTML report; written at the end, all or nothing.
-        resume: if `out` holds the finished results of this very run (same weights, data and settings), return those. A
-            folder that holds anything else is never written to: FileExistsError.
+        out: a folder for the results, their tables and the HTML report; written at the end, all or nothing. Until then
+            it holds checkpoints.
+        resume: if `out` holds the finished results of this very run (same weights, data and settings), return those; if
+            it holds its checkpoints (same batches, processes and versions too), go on from the last. Without, an
+            unfinished run starts again. A folder that holds anything else is never written to: FileExistsError.
         scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its
             cell i is at offset + i * scale. Without, the map covers the image evenly.
+        checkpoint_every: seconds from one checkpoint in `out` to the next, up to ten times as long where writing one
+            takes more than a tenth of it; 0 for one after every batch.
 
     Returns:
         A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.
 
     Raises:
-        ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept.
+        ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept,
+            processes that were given different models, data or settings.
+        FileExistsError: for an `out` that holds another run or something else, naming what differs.
     """
     switches = {
         "threshold_from": threshold_from,
@@ -89,38 +98,45 @@ def dissect(
         "mask_size": mask_size,
         "quantile": quantile,
     }
+    _check_numbers(
+        iou_threshold=iou_threshold, batch_size=batch_size, num_workers=num_workers, top_images=top_images,
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
     run = _Run(
         model, dataset, layers, get_convention(convention, **switches), iou_threshold, batch_size, device, num_workers,
         top_images, progress, dict(scale_offset or {}),
     )  # fmt: skip
     settings = run.settings(convention)
+    identity = run.identity(settings)
+    _check_agreement(run.ranks.gather(identity))
+    checkpoints, saved = None, Saved()
     if out is not None:
         finished = finished_run(Path(out), settings, resume)
         if finished:
             return finished
+        checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.ranks.rank)
+        saved = checkpoints.load(resume)
     start = time.time()
-    result = run.result(settings)
+    result = run.result(settings, checkpoints, saved)
     settings["time"] = {
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - start, 3),
     }
-    if out is not None:
-        result.save(out, tables=True, report=True)
+    if out is not None and run.ranks.rank == 0:
+        publish(result, Path(out))
+    run.ranks.gather(None)  # no rank returns before the results are written
     return result
 
 
 class _Run:
-    """One dissection: what is run on what, and the two passes."""
+    """One dissection: what is run on what, by whom, and in which batches."""
 
     def __init__(
         self, model, dataset, layers, convention, iou_threshold, batch_size, device, num_workers, top_images, progress,
         scale_offset,
     ):  # fmt: skip
-        _check_numbers(iou_threshold, batch_size, num_workers, top_images)
-        self.model, self.dataset, self.convention = model, dataset, convention
-        self.concepts = check_concepts(dataset)
-        self.category_of = category_numbers(self.concepts)
-        self.recording = Recording(model, layers)
+        concepts = _check_concepts(dataset)
+        recording = Recording(model, layers)
         for layer in scale_offset:
             if layer not in layers:
                 raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(layers)}")
@@ -128,18 +144,23 @@ class _Run:
             if convention.upsampling == "pil":
                 raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
         parameter = next(model.parameters(), torch.empty(0))
-        self.device = torch.device(device) if device is not None else parameter.device
-        self.iou_threshold, self.top_images, self.scale_offset = iou_threshold, top_images, scale_offset
-        self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+        self.ranks = Ranks(torch.device(device) if device is not None else parameter.device)
+        self.setup = Setup(
+            dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images, scale_offset
+        )
+        self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
+        self.progress = progress and self.ranks.rank == 0
+        # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
+        self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
 
     def settings(self, preset: str) -> dict:
         """What was run, as JSON values; together with the fingerprint of weights and data it identifies the run."""
-        rule = self.convention
+        setup, rule = self.setup, self.setup.convention
         return {
             "model": type(self.model).__name__,
-            "dataset": getattr(self.dataset, "title", type(self.dataset).__name__),
-            "images": len(self.dataset),
-            "layers": self.recording.layers,
+            "dataset": getattr(setup.dataset, "title", type(setup.dataset).__name__),
+            "images": len(setup.dataset),
+            "layers": setup.recording.layers,
             "convention": preset,
             "quantile": float(rule.quantile),
             "threshold_from": rule.threshold_from,
@@ -147,121 +168,66 @@ class _Run:
             "inclusive": rule.inclusive,
             "unit_area_over": rule.unit_area_over,
             "mask_size": rule.mask_size,
-            "scale_offset": {layer: list(place) for layer, place in self.scale_offset.items()},
-            "iou_threshold": self.iou_threshold,
-            "top_images": self.top_images,
-            "fingerprint": fingerprint(self.model, self.dataset),
+            "scale_offset": {layer: list(place) for layer, place in setup.scale_offset.items()},
+            "iou_threshold": setup.iou_threshold,
+            "top_images": setup.top_images,
+            "fingerprint": fingerprint(self.model, setup.dataset),
         }
 
-    def result(self, settings: dict) -> Dissection:
-        self.model.to(self.device)
-        with self.recording:
-            thresholds, top = self._first_pass()
-            return self._second_pass(thresholds, top, settings)
+    def identity(self, settings: dict) -> dict:
+        """What a checkpoint must agree in, beyond the settings: whatever could change a float or the batches."""
+        return settings | {
+            "batch_size": self.batch_size,
+            "batches": len(self.batches),
+            "ranks": self.ranks.size,
+            "device": self.setup.device.type,
+            "versions": {"netinterp_fast": __version__, "torch": torch.__version__},
+        }
 
-    def _batches(self, title: str) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """First image, images, labels, image_labels of each batch, on the device; a progress bar counts images."""
-        loader = DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers)
-        first = 0
-        with tqdm(total=len(self.dataset), desc=title, unit="img", disable=not self.progress) as bar:
-            for batch in loader:
-                images, labels, image_labels = (part.to(self.device, non_blocking=True) for part in batch)
-                yield first, images, labels, image_labels
-                first += images.shape[0]
-                bar.update(images.shape[0])
+    def result(self, settings: dict, checkpoints: Checkpoints | None, saved: Saved) -> Dissection:
+        """Run both passes, or what `saved` leaves of them; every rank gets the whole result."""
+        self.model.to(self.setup.device)
+        with self.setup.recording:
+            # What pass 1 found is the same on every rank: where one has come to pass 2, all go on there.
+            begun = self.ranks.gather(found_in(saved.sections) if saved.number == SecondPass.number else None)
+            found = next(filter(None, begun), None)
+            if found is None:
+                found = self._whole(partial(FirstPass, self.setup), checkpoints, saved).found()
+            if saved.number != SecondPass.number:
+                saved = Saved(SecondPass.number)
+            return self._whole(partial(SecondPass, self.setup, found), checkpoints, saved).result(settings)
 
-    def _first_pass(self) -> tuple[dict[str, torch.Tensor], dict[str, TopImages]]:
-        """Each layer's thresholds, and the images that excite its units most."""
-        quantiles: dict[str, TopQuantile] = {}
-        top: dict[str, TopImages] = {}
-        for first, images, labels, _ in self._batches("pass 1 of 2: thresholds"):
-            size = (self.convention.mask_size,) * 2 if self.convention.mask_size else tuple(labels.shape[2:])
+    def _whole(self, new: Callable[[], FirstPass | SecondPass], checkpoints: Checkpoints | None, saved: Saved):
+        """A pass over this rank's batches, from the saved state on, merged with those of the other ranks."""
+        part = new()
+        for section, state in saved.sections.items():
+            part.merge(section, state)
+        for done, batch in enumerate(self._loaded(part.title, saved.batches), start=saved.batches + 1):
+            part.add(*batch)
+            if checkpoints:
+                checkpoints.offer(part.number, done, lambda: {s: part.state(s) for s in part.sections})
+        if self.ranks.size == 1:
+            return part
+        whole = new()
+        for section in part.sections:
+            for state in self.ranks.gather(part.state(section)):
+                whole.merge(section, state)
+        return whole
 
-            def see(layer: str, acts: torch.Tensor, first=first, size=size) -> None:
-                maps = acts
-                if self.convention.threshold_from == "upsampled":
-                    maps = surface(acts, size, self.convention.upsampling, self.scale_offset.get(layer))
-                if layer not in quantiles:
-                    n_values = len(self.dataset) * maps.shape[2] * maps.shape[3]
-                    q = self.convention.exact_quantile()
-                    quantiles[layer] = TopQuantile(maps.shape[1], q, n_values, device=self.device)
-                    top[layer] = TopImages(maps.shape[1], self.top_images)
-                maxima = self._explained(layer, first, lambda: quantiles[layer].update(maps))
-                top[layer].update(maxima)
-
-            self.recording.run(images, see)
-        return {layer: quantile.thresholds() for layer, quantile in quantiles.items()}, top
-
-    def _second_pass(self, thresholds, top: dict[str, TopImages], settings: dict) -> Dissection:
-        """The tallies, the maps of the top images, and a small picture of each of those images."""
-        ranked = {layer: top[layer].result() for layer in self.recording.layers}
-        maps = {layer: TopMaps(images) for layer, (images, _) in ranked.items()}
-        tallies = {
-            layer: LayerTally(thresholds[layer], self.category_of.to(self.device), self.convention,
-                              self.scale_offset.get(layer))
-            for layer in self.recording.layers
-        }  # fmt: skip
-        wanted = {i for images, _ in ranked.values() for i in images.unique().tolist() if i >= 0}
-        thumbnails: dict[int, bytes] = {}
-        area = torch.zeros(self.category_of.numel(), dtype=torch.int64)
-        for first, images, labels, image_labels in self._batches("pass 2 of 2: tallies"):
-            batch = self._label_batch(first, labels, image_labels)
-            area += batch.area.sum(0).cpu()
-
-            def see(layer: str, acts: torch.Tensor, first=first, batch=batch) -> None:
-                self._explained(layer, first, lambda: tallies[layer].update(acts, batch))
-                maps[layer].update(first, acts)
-
-            self.recording.run(images, see)
-            for i in wanted.intersection(range(first, first + images.shape[0])):
-                thumbnails[i] = _thumbnail(images[i - first], self.dataset)
-        return Dissection(
-            layers={
-                layer: LayerDissection(
-                    name=layer,
-                    concepts=self.concepts,
-                    iou_threshold=self.iou_threshold,
-                    thresholds=thresholds[layer].cpu(),
-                    intersection=tally.intersection.cpu(),
-                    unit_area=tally.unit_area().cpu(),
-                    concept_area=area,
-                    top_images=ranked[layer][0],
-                    top_activations=ranked[layer][1],
-                    top_maps=maps[layer].result(),
-                    upsampling=self.convention.upsampling,
-                    inclusive=self.convention.inclusive,
-                    label_size=batch.size,
-                    scale_offset=self.scale_offset.get(layer),
-                )
-                for layer, tally in tallies.items()
-            },
-            settings=settings,
-            thumbnails=thumbnails,
-            image_names={i: image_name(self.dataset, i) for i in sorted(wanted)},
-        )
-
-    def _label_batch(self, first: int, labels: torch.Tensor, image_labels: torch.Tensor) -> LabelBatch:
-        try:
-            batch = LabelBatch(labels, image_labels, self.category_of.to(self.device), self.convention.mask_size)
-        except ValueError as error:
-            raise ValueError(f"images {first} to {first + labels.shape[0] - 1}: {error}") from None
-        unknown = (batch.area.sum(0) > 0) & (self.category_of.to(self.device) == 0)
-        if unknown.any():
-            label = int(unknown.nonzero()[0])
-            image = int(batch.area[:, label].nonzero()[0]) + first
-            name = image_name(self.dataset, image)
-            raise ValueError(f"image {image} ({name}) has the label {label}, which is not the id of a concept")
-        return batch
-
-    def _explained(self, layer: str, first: int, step: Callable):
-        """Run a step on one layer's output; its error is told with the layer's and the images' names."""
-        try:
-            return step()
-        except ValueError as error:
-            raise ValueError(f"layer {layer!r}, images from {first} on: {error}") from None
+    def _loaded(self, title: str, done: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """First image, images, labels, image_labels of each of this rank's batches after the `done` first, on the
+        device; a progress bar counts images."""
+        mine = self.batches[self.ranks.rank :: self.ranks.size]
+        loader = DataLoader(self.setup.dataset, batch_sampler=mine[done:], num_workers=self.num_workers)
+        counts = {"total": sum(map(len, mine)), "initial": sum(map(len, mine[:done]))}
+        with tqdm(desc=title, unit="img", disable=not self.progress, **counts) as bar:
+            for numbers, batch in zip(mine[done:], loader, strict=True):
+                images, labels, image_labels = (part.to(self.setup.device, non_blocking=True) for part in batch)
+                yield numbers[0], images, labels, image_labels
+                bar.update(len(numbers))
 
 
-def check_concepts(dataset: ConceptDataset) -> list[Concept]:
+def _check_concepts(dataset: ConceptDataset) -> list[Concept]:
     """The data set's concepts, checked: ids at least 1 and distinct."""
     concepts = getattr(dataset, "concepts", None)
     if concepts is None:
@@ -278,21 +244,16 @@ def check_concepts(dataset: ConceptDataset) -> list[Concept]:
     return concepts
 
 
-def _check_numbers(iou_threshold, batch_size, num_workers, top_images) -> None:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("num_workers", num_workers, 0),
-        ("top_images", top_images, 0),
-        ("iou_threshold", iou_threshold, 0),
-    ):
+def _check_agreement(identities: Sequence[dict]) -> None:
+    """ValueError unless all ranks run the same."""
+    for rank, identity in enumerate(identities):
+        different = differences(identity, identities[0], (f"on rank {rank}", "on rank 0"))
+        if different:
+            raise ValueError(f"the ranks were given different runs: {different}")
+
+
+def _check_numbers(**values: float) -> None:
+    for name, value in values.items():
+        least = 1 if name == "batch_size" else 0
         if not value >= least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
-
-
-def _thumbnail(image: torch.Tensor, dataset: ConceptDataset) -> bytes:
-    """A small JPEG of a normalised image."""
-    picture = Image.fromarray(to_rgb(image.cpu(), dataset).permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return file.getvalue()

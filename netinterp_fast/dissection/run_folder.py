@@ -1,60 +1,100 @@
-"""Telling whether a folder holds the results of the run that is asked for."""
+"""The folder of a run: whether it holds the results that are asked for, another run, or an unfinished one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from .._folders import is_occupied
-from .results import MANIFEST, Dissection
+from ..data.protocol import image_name
+from .results import MANIFEST, REPORT, TABLES, TENSORS, Dissection
 
+UNFINISHED = "dissection.unfinished"  # the checkpoints' folder, inside that of the results
 _FIXED = {"time"}  # settings that do not tell runs apart
+_SAMPLED = 8  # items of the data set that are read to tell it from another
 
 
 def fingerprint(model: torch.nn.Module, dataset: object) -> dict[str, str]:
-    """SHA-256 of the model's weights, and of the data set's concepts, length, first and last item."""
+    """SHA-256 of the model's weights, and of the data set: concepts, names of the images, some items."""
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        weights.update(_bytes(tensor))
-    data = hashlib.sha256(repr((len(dataset), [tuple(c) for c in dataset.concepts])).encode())
-    for index in (0, len(dataset) - 1):
+        hash_tensor(weights, tensor, name)
+    n = len(dataset)
+    names = [image_name(dataset, index) for index in range(n)]
+    data = hashlib.sha256(repr(([tuple(c) for c in dataset.concepts], names)).encode())
+    for index in sorted({i * (n - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)}):
         for part in dataset[index]:
-            data.update(_bytes(torch.as_tensor(part)))
+            hash_tensor(data, torch.as_tensor(part))
     return {"weights": weights.hexdigest(), "data": data.hexdigest()}
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
+def hash_tensor(digest, tensor: torch.Tensor, name: str = "") -> None:
+    """Add a tensor to a digest of hashlib: name, dtype, shape and values."""
+    digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
     values = tensor.detach().cpu().contiguous().view(-1)
-    return values.view(torch.uint8).numpy().tobytes() if values.numel() else b""
+    if values.numel():
+        digest.update(values.view(torch.uint8).numpy())
 
 
 def finished_run(folder: Path, settings: dict, resume: bool) -> Dissection | None:
     """The results in `folder` if they are those of a run with these settings and `resume` allows it; None if it is
-    free.
+    free, or holds an unfinished run.
 
     FileExistsError for a folder that holds anything else, naming what differs.
     """
-    if not is_occupied(folder):
+    if not is_occupied(folder) or _is_unfinished(folder):
         return None
     if not (folder / MANIFEST).is_file():
         raise FileExistsError(f"{folder} is not empty and holds no dissection; choose another folder")
     found = Dissection.load(folder)
-    wanted = json.loads(json.dumps(settings))
-    different = [
-        f"{key} ({_short(found.settings.get(key))} there, {_short(wanted.get(key))} here)"
-        for key in sorted((set(found.settings) | set(wanted)) - _FIXED)
-        if found.settings.get(key) != wanted.get(key)
-    ]
+    different = differences(found.settings, json.loads(json.dumps(settings)))
     if different:
-        raise FileExistsError(f"{folder} holds another run, with a different {'; '.join(different)}")
+        raise FileExistsError(f"{folder} holds another run, with a different {different}")
     if not resume:
         raise FileExistsError(f"{folder} holds the results of this run already, and resume is False")
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a run that was killed once its results were there
     return found
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether it holds checkpoints, no manifest, and nothing that is not ours."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return UNFINISHED in names and names <= {UNFINISHED, TENSORS, TABLES, REPORT}
+
+
+def publish(result: Dissection, folder: Path) -> None:
+    """Write results, tables and report to the run's folder; checkpoints there go once the results are complete."""
+    work = folder / UNFINISHED
+    if not work.is_dir():
+        result.save(folder, tables=True, report=True)
+        return
+    complete = result.save(work / "results", overwrite=True, tables=True, report=True)
+    # The manifest comes last: a run that is killed before it is still unfinished.
+    for path in sorted(complete.iterdir(), key=lambda path: path.name == MANIFEST):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    shutil.rmtree(work)
+
+
+def differences(found: Mapping, wanted: Mapping, places: tuple[str, str] = ("there", "here")) -> str:
+    """The keys in which two runs' settings (JSON values) differ, with the values in both places; empty if in none."""
+    keys = sorted(key for key in (set(found) | set(wanted)) - _FIXED if found.get(key) != wanted.get(key))
+    return "; ".join(f"{key} ({_contrast(found.get(key), wanted.get(key), places)})" for key in keys)
+
+
+def _contrast(first: object, second: object, places: tuple[str, str]) -> str:
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        first, second = (
+            {k: v for k, v in mine.items() if other.get(k) != v} for mine, other in ((first, second), (second, first))
+        )
+    return f"{_short(first)} {places[0]}, {_short(second)} {places[1]}"
 
 
 def _short(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -119,6 +119,15 @@ class LayerTally:
             ).intersection
             > 0
         )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The sums so far, on the CPU."""
+        return {"intersection": self.intersection.cpu(), "area_by_group": self._area_by_group.cpu()}
+
+    def merge(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Add the sums over another part of the data; whole numbers, so in any order."""
+        self.intersection += state["intersection"].to(self.intersection.device)
+        self._area_by_group += state["area_by_group"].to(self._area_by_group.device)
 
     def unit_area(self) -> torch.Tensor:
         """int64 [C, K]: the unit's area over the images that count for each concept."""

@@ -79,9 +79,9 @@ class TopQuantile:
         return maxima
 
     def _largest(self, n: int, *others: TopQuantile) -> torch.Tensor:
-        """The n largest values held, float32 [C, n], descending; -inf where fewer are held."""
+        """The n largest values held, float32 [C, n], in no order; -inf where fewer are held."""
         held = [torch.where(self._in_use(part), part._buffer, _NONE) for part in (self, *others)]
-        return torch.cat([values.to(self._buffer.device) for values in held], dim=1).topk(n, dim=1).values
+        return torch.cat([values.to(self._buffer.device) for values in held], dim=1).topk(n, dim=1, sorted=False).values
 
     @staticmethod
     def _in_use(part: TopQuantile) -> torch.Tensor:
@@ -100,14 +100,14 @@ class TopQuantile:
         self._buffer[:, :kept] = self._largest(kept, other)
         self._count.fill_(kept)
         if kept == self.keep:
-            self._bound.copy_(self._buffer[:, kept - 1])
+            self._bound.copy_(self._buffer[:, :kept].amin(1))
         return self
 
     def thresholds(self) -> torch.Tensor:
         """T_k, float32 [C]. ValueError before all N values were seen."""
         if self.seen != self.n_values:
             raise ValueError(f"thresholds are not final: {self.seen} of {self.n_values} values a unit were seen")
-        return self._largest(self.keep)[:, -1].clone()
+        return self._largest(self.keep).amin(1) + 0.0  # no -0.0: which zero is at the index depends on the order
 
     def state_dict(self) -> dict[str, torch.Tensor | int | str]:
         """The state as tensors and plain values; what is not needed any more is left out."""
@@ -135,4 +135,4 @@ class TopQuantile:
         self._count.fill_(kept)
         self._bound.fill_(_NONE)
         if kept == self.keep:
-            self._bound.copy_(largest[:, -1])
+            self._bound.copy_(largest.amin(1))

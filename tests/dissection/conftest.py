@@ -17,6 +17,15 @@ def implementation(request):
 
 
 @pytest.fixture
+def one_thread():
+    """For tiny runs, in which torch's threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def model() -> torch.nn.Module:
     return tiny_model()
 

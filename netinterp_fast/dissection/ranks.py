@@ -1,0 +1,49 @@
+"""The processes that share one dissection."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+_PATIENCE = timedelta(days=7)  # a rank that starts again from a damaged checkpoint may keep the others waiting
+_T = TypeVar("_T")
+
+
+class Ranks:
+    """This process among those that share the work; rank 0 of 1 when it is alone.
+
+    Joins the default process group. Where there is none and WORLD_SIZE says that there are other processes (as
+    `torchrun` does), one is made, with nccl for a CUDA device and gloo otherwise; it stays until the process ends.
+    """
+
+    def __init__(self, device: torch.device):
+        available = dist.is_available()
+        if available and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+            atexit.register(_leave)
+        joined = available and dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.size = dist.get_world_size() if joined else 1
+        self.device = device
+        if self.size > 1 and device.type == "cuda":
+            if device.index is None:
+                self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)  # nccl talks through the current device
+
+    def gather(self, value: _T) -> list[_T]:
+        """Every rank's value, in the order of the ranks; every rank must call it. Tensors are to be on the CPU."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # gloo's threads, still running at the end, may abort the process
+        dist.destroy_process_group()
