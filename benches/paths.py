@@ -6,7 +6,7 @@
    processes of their own.
 4. `tolerance=0.05` on the photos of NETINTERP_FAST_TEST_DATA, if set: the true error and the steps that were taken.
 5. Twenty targets of one image in one call, against as many calls of Captum.
-6. The kernels against a copy that moves as many bytes.
+6. The kernels against copies.
 
 Weights are random, SqueezeNet's those of NETINTERP_FAST_TEST_DATA if set. Prints a table and writes
 benches/results/paths.json.
@@ -212,23 +212,31 @@ def _many(method: str, model: torch.nn.Module, x: torch.Tensor, targets: torch.T
 
 
 def kernels() -> list[dict]:
-    """The ops at the first convolution's output, in passes of the usual size, against copies that move as many bytes:
-    into memory that is there for `path_accumulate`, which has its `out`; into new memory for `path_points`."""
+    """The ops at an image and at a first convolution's output, against copying the tensor of all steps, which they
+    write or read, and against a copy that moves as many bytes as they do in all: both into memory that is there."""
     rows = []
-    for shape, steps in (((1, 64, 111, 111), 8), ((1, 64, 112, 112), 8), ((4, 64, 56, 56), 8)):
+    for shape, steps in (((1, 3, 224, 224), 8), ((1, 64, 112, 112), 8), ((4, 64, 56, 56), 8)):
         inputs, baseline, alphas = torch.randn(shape), torch.randn(shape), torch.rand(steps)
-        grads, sums = torch.randn(steps * shape[0], *shape[1:]), torch.zeros(shape)
+        all_steps, sums = torch.randn(steps * shape[0], *shape[1:]), torch.zeros(shape)
         source = torch.randn((steps + 2) * inputs.numel() // 2)
-        target = torch.empty_like(source)
-        pairs = {
-            "path_points": (partial(ops.path_points, inputs, baseline, alphas), source.clone),
-            "path_accumulate": (partial(ops.path_accumulate, grads, alphas, sums), partial(target.copy_, source)),
+        copies = {
+            "copy": partial(torch.empty_like(all_steps).copy_, all_steps),
+            "copy of as many bytes": partial(torch.empty_like(source).copy_, source),
         }
-        for name, (op, copy) in pairs.items():
-            seconds = interleaved({name: op, "copy": copy}, 25, turn=0.02)
-            share = ratio(seconds["copy"], seconds[name])
-            print(f"{name} {list(shape)}, {steps} steps: {share:.2f} of the speed of a copy (asked {COPY_AIM})")
-            rows.append({"op": name, "shape": shape, "steps": steps, "of_a_copy": share, "asked": COPY_AIM})
+        run = {
+            "path_points": partial(ops.path_points, inputs, baseline, alphas),
+            "path_accumulate": partial(ops.path_accumulate, all_steps, alphas, sums),
+        }
+        for name, op in run.items():
+            seconds = interleaved({name: op, **copies}, 25, turn=0.02)
+            of_copy, of_bytes = (ratio(seconds[copy], seconds[name]) for copy in copies)
+            print(
+                f"{name} {list(shape)}, {steps} steps: {of_copy:.2f} of the speed of copying all steps "
+                f"(asked {COPY_AIM}), {of_bytes:.2f} of that of a copy that moves as many bytes",
+                flush=True,
+            )
+            row = {"op": name, "shape": shape, "steps": steps, "of_a_copy": of_copy, "asked": COPY_AIM}
+            rows.append(row | {"of_a_copy_of_as_many_bytes": of_bytes})
     return rows
 
 

@@ -97,7 +97,8 @@ struct RelevanceKernels {
   Map relu_gate;
 };
 
-constexpr int64_t kPathRun = 2048;                // elements of an example that all steps are taken with at a time
+constexpr int64_t kPointRun = 1024;               // elements of an example that all steps' points are made of at a time
+constexpr int64_t kSumRun = 2048;                 // and that all steps are summed of
 constexpr int64_t kNoiseRun = kNoiseBlock * 256;  // elements that have their noise made at a time
 
 // One example's alphas or weights, a step each; what belongs to a step begins row_stride after that of the step before.
@@ -114,7 +115,7 @@ template <typename Scalar>
 struct PathKernels {
   using Real = RealOf<Scalar>;
 
-  // n <= kPathRun. streamed: past the caches, where the type is float; out, the rows and n are multiples of 64 bytes.
+  // n <= kPointRun. streamed: past the caches, where the type is float; out, the rows and n are multiples of 64 bytes.
   void (*points)(const Scalar* inputs, const Scalar* baseline, const PathSteps<Real>& alphas, bool relu, bool streamed,
                  int64_t n, Scalar* out);
 

@@ -40,7 +40,7 @@ inline void write_rows(const RealOf<Scalar>* x, const RealOf<Scalar>* base, cons
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const Real difference = x[i] - base[i];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int step = 0; step < Count; ++step) {
       rows[step][i] = static_cast<Scalar>(path_point<Relu>(base[i], difference, alpha[step]));
     }
@@ -52,7 +52,7 @@ inline void stream_rows(const float* x, const float* base, const PathSteps<float
                         float* out) {
   for (int64_t i = 0; i + LANES <= n; i += LANES) {
     const Floats from = load(base + i), difference = load(x + i) - from;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int step = 0; step < Count; ++step) {
       const Floats point = from + alphas.numbers[(first + step) * alphas.number_stride] * difference;
       const Floats kept = Relu ? (point <= 0 ? Floats{} : point) : point;
@@ -64,7 +64,7 @@ inline void stream_rows(const float* x, const float* base, const PathSteps<float
 template <bool Relu, bool Streamed, typename Scalar>
 void write_points(const Scalar* inputs, const Scalar* baseline, const PathSteps<RealOf<Scalar>>& alphas, int64_t n,
                   Scalar* out) {
-  RealOf<Scalar> room[2][kPathRun];
+  RealOf<Scalar> room[2][kPointRun];
   const RealOf<Scalar>*x = widened(inputs, n, room[0]), *base = widened(baseline, n, room[1]);
   const auto write = [&](auto count, int64_t step) {
     if constexpr (Streamed) {
@@ -74,7 +74,8 @@ void write_points(const Scalar* inputs, const Scalar* baseline, const PathSteps<
     }
   };
   int64_t step = 0;
-  for (; step + 4 <= alphas.steps; step += 4) write(std::integral_constant<int, 4>{}, step);
+  for (; step + 8 <= alphas.steps; step += 8) write(std::integral_constant<int, 8>{}, step);
+  for (; step + 2 <= alphas.steps; step += 2) write(std::integral_constant<int, 2>{}, step);
   for (; step < alphas.steps; ++step) write(std::integral_constant<int, 1>{}, step);
 #if defined(__SSE2__)
   if constexpr (Streamed) _mm_sfence();  // whoever reads the points next may be another thread

@@ -8,7 +8,7 @@ namespace netinterp_fast {
 namespace {
 
 constexpr int64_t kGrain = 32768;
-constexpr int64_t kManyBytes = int64_t{16} << 20;  // more than the caches keep until they are read
+constexpr int64_t kManyBytes = int64_t{40} << 20;  // more than caches keep until they are read
 
 bool is_streamed(const Tensor& points) {
   constexpr uintptr_t kLine = 64;
@@ -17,16 +17,16 @@ bool is_streamed(const Tensor& points) {
          points.size(1) * points.element_size() % kLine == 0;
 }
 
-// Calls f(example, first, n) for runs of at most kPathRun elements that make up all examples, shared out to threads.
+// Calls f(example, first, n) for runs of at most `length` elements that make up all examples, shared out to threads.
 template <typename F>
-void for_each_run(const PointShape& shape, const F& f) {
-  const int64_t runs = (shape.size + kPathRun - 1) / kPathRun;
-  const int64_t numbers_a_run = std::min(shape.size, kPathRun) * shape.repeats;
+void for_each_run(const PointShape& shape, int64_t length, const F& f) {
+  const int64_t runs = (shape.size + length - 1) / length;
+  const int64_t numbers_a_run = std::min(shape.size, length) * shape.repeats;
   torch::stable::parallel_for(0, shape.examples * runs, 1 + kGrain / (numbers_a_run + 1),
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t i = begin; i < end; ++i) {
-                                  const int64_t first = i % runs * kPathRun;
-                                  f(i / runs, first, std::min(shape.size - first, kPathRun));
+                                  const int64_t first = i % runs * length;
+                                  f(i / runs, first, std::min(shape.size - first, length));
                                 }
                               });
 }
@@ -49,7 +49,7 @@ Tensor path_points(Tensor inputs, Tensor baseline, Tensor alphas, bool relu) {
     Scalar* points = static_cast<Scalar*>(out.mutable_data_ptr());
     const auto kernel = path_kernels<Scalar>().points;
     const bool streamed = is_streamed(out);
-    for_each_run(shape, [&](int64_t example, int64_t first, int64_t n) {
+    for_each_run(shape, kPointRun, [&](int64_t example, int64_t first, int64_t n) {
       const int64_t at = example * shape.size + first;
       kernel(x + at, base + at, steps_of<RealOf<Scalar>>(alphas, shape, example), relu, streamed, n, points + at);
     });
@@ -66,7 +66,7 @@ void path_accumulate(Tensor grads, std::optional<Tensor> gate, Tensor weights, i
     const Scalar* gates = gate ? static_cast<const Scalar*>(gate->const_data_ptr()) : nullptr;
     Real* sums = static_cast<Real*>(out.mutable_data_ptr());
     const auto kernel = path_kernels<Scalar>().accumulate;
-    for_each_run(shape, [&](int64_t example, int64_t first, int64_t n) {
+    for_each_run(shape, kSumRun, [&](int64_t example, int64_t first, int64_t n) {
       const int64_t at = example * shape.size + first;
       kernel(data + at, gates ? gates + at : nullptr, steps_of<Real>(weights, shape, example),
              static_cast<PathValue>(value), n, sums + at);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .._folders import flush
 from .run_folder import differences, hash_tensor
 
 _KEPT = 2  # the newest checkpoint, and the one before it should that be damaged
@@ -114,11 +114,11 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             save_file(tensors, partial, metadata)
-            _flush(partial)
+            flush(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        _flush(self.folder)
+        flush(self.folder)
         for old in self._newest_first()[_KEPT:]:
             old.unlink()
 
@@ -143,12 +143,3 @@ def _checksum(metadata: Mapping[str, str], tensors: State) -> str:
     for name, tensor in sorted(tensors.items()):
         hash_tensor(digest, tensor, name)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

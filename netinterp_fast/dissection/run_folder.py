@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .._folders import is_occupied
+from .._folders import flush, is_occupied
 from ..data.protocol import image_name
 from .results import MANIFEST, REPORT, TABLES, TENSORS, Dissection
 
@@ -74,12 +74,15 @@ def publish(result: Dissection, folder: Path) -> None:
         result.save(folder, tables=True, report=True)
         return
     complete = result.save(work / "results", overwrite=True, tables=True, report=True)
+    for path in (*complete.rglob("*"), complete):
+        flush(path)
     # The manifest comes last: a run that is killed before it is still unfinished.
     for path in sorted(complete.iterdir(), key=lambda path: path.name == MANIFEST):
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
+    flush(folder)
     shutil.rmtree(work)
 
 

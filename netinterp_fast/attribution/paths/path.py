@@ -53,6 +53,8 @@ class Path:
         self.differences = [choose(at_inputs, examples) - choose(at_baselines, examples) for choose in self.choices]
         sums = sum(ends.inputs.nbytes for ends in self._course.ends.values())
         rows.held += 2 * len(targets) * sums  # the second time for what is pulled back
+        if self._course is not self._whole:
+            rows.suit(sums // max(len(examples), 1))
 
     def gradients(self, alphas: torch.Tensor, weights: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """sum over k of weights[k] df/dx at baseline + alphas[k] (input - baseline), for each target and each tensor of

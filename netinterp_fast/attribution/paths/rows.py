@@ -6,15 +6,27 @@ import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-# Of input at once, where nothing is asked for: what came out fastest on the CPU (ten images of 224 x 224), where
-# activations should fit the caches, and enough to keep a GPU busy.
-_USUAL_BYTES = {"cpu": 6_200_000, "cuda": 64_000_000}
+
+
+class _Usual(NamedTuple):
+    """Bytes at once, where nothing is asked for: of the inputs; and where the affine beginning is left out, of what it
+    makes of them, but of no more inputs than `most`."""
+
+    inputs: int
+    ends: int
+    most: int
+
+
+# What came out fastest on the CPU, where activations should fit the caches (10 to 16 images of 224 x 224), and enough
+# to keep a GPU busy.
+_USUAL = {"cpu": _Usual(6_200_000, 33_000_000, 9_700_000), "cuda": _Usual(64_000_000, 340_000_000, 100_000_000)}
 _CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
 
 
@@ -53,11 +65,17 @@ class Rows:
             raise TypeError(f"batch_size is {batch_size!r}; it must be an int or None")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        bytes_a_row = sum(part[:1].nbytes for part in example)
-        usual = _USUAL_BYTES.get(example[0].device.type, _USUAL_BYTES["cpu"]) // max(bytes_a_row, 1)
-        self._most = batch_size or max(usual, 1)
+        self._bytes_a_row = max(sum(part[:1].nbytes for part in example), 1)
+        self._usual = None if batch_size else _USUAL.get(example[0].device.type, _USUAL["cpu"])
+        self._most = batch_size or max(self._usual.inputs // self._bytes_a_row, 1)
         self._peaks: list[int] = []  # of one row and of two
         self.held = 0
+
+    def suit(self, ends: int) -> None:
+        """Passes go on from values of so many bytes a row."""
+        if self._usual:
+            rows = min(self._usual.ends // max(ends, 1), self._usual.most // self._bytes_a_row)
+            self._most = max(rows, 1)
 
     @property
     def measuring(self) -> bool:
@@ -113,7 +131,7 @@ class Rows:
 
     def shrink(self, rows: int) -> bool:
         """After `rows` were too many: half of them from now on. False if there is nothing to halve."""
-        self._most = max(rows // 2, 1)
+        self._most, self._usual = max(rows // 2, 1), None
         return rows > 1
 
 
