@@ -176,13 +176,13 @@ COMPOSITES: dict[str, Callable] = {
 def _zennit():
     """The package, also where the torchvision that it imports is missing or does not fit torch."""
     if "zennit" not in sys.modules:
-        with _torchvision_or_placeholder():
+        with _torchvision_or_stand_in():
             import zennit  # noqa: F401
     return sys.modules["zennit"]
 
 
 @contextmanager
-def _torchvision_or_placeholder():
+def _torchvision_or_stand_in():
     """zennit wants two classes of torchvision, for canonizers not used here: for its import, empty ones will do."""
     try:
         import torchvision  # noqa: F401

@@ -8,6 +8,7 @@ gradient. Affine operations have their own gradient. So the contributions m * (x
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,8 +106,9 @@ class _Pass(Interposition):
                 return apart(call)
         return self.step(call)
 
+    @abstractmethod
     def step(self, call: Call):
-        raise NotImplementedError
+        """The result of an operation that is not taken apart."""
 
     def _is_input(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and self.known(value) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -49,9 +50,12 @@ class Checkpoints:
         """The state of the newest undamaged checkpoint, or that of a run which has not begun.
 
         A damaged checkpoint is removed, with a warning. With `resume` False all are removed. FileExistsError where a
-        checkpoint, of any rank, belongs to another run, naming what differs.
+        checkpoint, of any rank, belongs to another run, naming what differs; PermissionError for one that may not be
+        read.
         """
         for path in sorted(self.folder.glob("rank-*.safetensors")):
+            if not os.access(path, os.R_OK):
+                raise PermissionError(f"{path}, a checkpoint of a run, may not be read; make it readable or delete it")
             self._check_identity(path)
         paths = self._newest_first()
         for path in paths if resume else []:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import types as python_types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ class _Changed(NamedTuple):
     through: torch.Tensor | None
 
 
-class Interposition(TorchFunctionMode):
+class Interposition(TorchFunctionMode, ABC):
     """Runs a model while `answer` replaces the calls on tensors that depend on its input.
 
     A tensor that depends on the input is one that `self.mark` was called on: it carries the subclass's knowledge of it.
@@ -140,9 +141,9 @@ class Interposition(TorchFunctionMode):
         self._replaces = False  # whether an in-place call was seen
         self._annotated: list[torch.Tensor] = []
 
+    @abstractmethod
     def answer(self, call: Call) -> Any:
-        """The result of a call with a marked tensor among its arguments; the subclass's part."""
-        raise NotImplementedError
+        """The result of a call with a marked tensor among its arguments."""
 
     @contextmanager
     def again(self) -> Iterator[None]:

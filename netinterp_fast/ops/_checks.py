@@ -10,6 +10,11 @@ INTEGER = (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64)
 _ALIKE = "they must be the same"
 
 
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What values of a type are computed in, and rounded from once: RealOf in csrc/core/relevance.h."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
     return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
 

@@ -12,8 +12,8 @@ import torch
 
 from .._library import define_op
 from ..backends import run_op
-from ._checks import check_alike, check_size, check_tensor
-from .paths import DTYPES, check_batched, real_dtype
+from ._checks import check_alike, check_size, check_tensor, real_dtype
+from .paths import DTYPES, check_batched
 
 _WORD = 0xFFFFFFFF
 _SQRT_HALF_BITS = 0x3F3504F3  # of the float32

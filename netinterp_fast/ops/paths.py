@@ -12,15 +12,10 @@ import torch
 
 from .._library import define_op
 from ..backends import run_op
-from ._checks import check_alike, check_tensor
+from ._checks import check_alike, check_tensor, real_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 VALUES = ("signed", "absolute", "square")  # the raw op and csrc/core/paths.h take the index
-
-
-def real_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What values of a type are computed in, and rounded from once: RealOf in csrc/core/relevance.h."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 # As csrc/core/paths.h: each operation is rounded by itself.

@@ -10,7 +10,7 @@ import torch
 
 from .._library import define_op, reference
 from ..backends import run_op
-from ._checks import check_alike
+from ._checks import check_alike, real_dtype
 
 # The largest epsilon beside values of a type: what float32, which narrow types are computed in, can hold.
 _LARGEST = {
@@ -23,8 +23,7 @@ _DTYPES = tuple(_LARGEST)
 
 
 def _widened(*tensors):
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    return [tensor.to(dtype) for tensor in tensors]
+    return [tensor.to(real_dtype(tensor.dtype)) for tensor in tensors]
 
 
 # As csrc/core/relevance.h. A number that torch adds to a float32 tensor is rounded to float32 first.

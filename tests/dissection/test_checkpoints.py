@@ -124,6 +124,15 @@ def test_a_damaged_checkpoint(tmp_path, whole, damage, batches):
     assert contents(tmp_path / "run") == whole
 
 
+def test_a_checkpoint_that_may_not_be_read_is_kept(tmp_path, monkeypatch):
+    run_until(tmp_path / "run", 3)
+    paths = checkpoints(tmp_path / "run")
+    monkeypatch.setattr(checkpoints_module.os, "access", lambda path, mode: path != paths[-1])  # root may read all
+    with pytest.raises(PermissionError, match="may not be read"):
+        run(tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == paths
+
+
 def test_the_damaged_one_is_not_the_next_fallback(tmp_path, whole):
     run_until(tmp_path / "run", 3)
     truncate(checkpoints(tmp_path / "run")[-1])

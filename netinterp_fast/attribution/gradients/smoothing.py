@@ -9,6 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ... import ops
+from ...ops._checks import real_dtype
+from ..checks import check_counts, check_seed
 from ..targets import AnyTarget, class_targets
 from .explained import Explained, Inputs, checked_inputs, copies, rows_of
 from .saliency import saliency
@@ -84,22 +86,6 @@ def smoothgrad(
     return results if isinstance(attribution, tuple) else results[0]
 
 
-def check_counts(**counts: int) -> None:
-    """Raise TypeError, ValueError unless all are ints above 0."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is {value!r}; it must be an int")
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-
-
-def check_seed(seed: object) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed is {seed!r}; it must be an int")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}; it must be in [0, 2^64)")
-
-
 def _check(kind: object, method: object, arguments: dict) -> None:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
@@ -172,8 +158,7 @@ class Means:
             ops.path_accumulate(part, weights, sums[examples], value=self._value)
 
     def _zeros(self, part: torch.Tensor) -> torch.Tensor:
-        real = torch.float64 if part.dtype == torch.float64 else torch.float32
-        return torch.zeros((self._batch, *part.shape[1:]), dtype=real, device=part.device)
+        return torch.zeros((self._batch, *part.shape[1:]), dtype=real_dtype(part.dtype), device=part.device)
 
 
 def _sigmas(sigma: Any, parts: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -189,10 +174,11 @@ def _sigmas(sigma: Any, parts: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
 def _range(part: torch.Tensor) -> torch.Tensor:
     flat = part.flatten(1) if part.dim() > 1 else part[:, None]
     flat = torch.where(flat.isfinite(), flat, 0)
-    return (flat.amax(1) - flat.amin(1)).to(torch.float64 if part.dtype == torch.float64 else torch.float32)
+    return (flat.amax(1) - flat.amin(1)).to(real_dtype(part.dtype))
 
 
 def by_example(sigma: Any, part: torch.Tensor) -> torch.Tensor:
+    """A standard deviation for each example, [B], from a number or such a tensor."""
     if isinstance(sigma, torch.Tensor) and sigma.dim() > 0:
         return sigma  # its shape is checked with the noise
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float, torch.Tensor)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..baselines import Baseline, checked_baselines
+from ..checks import check_counts
 from ..gradients.explained import Explained, Inputs, Layer, per_target
 from ..targets import AnyTarget, checked_targets
 from .nodes import Nodes, nodes, refinement
@@ -97,44 +98,56 @@ def integrated_gradients(
     baselines = checked_baselines(baseline, explained.inputs)
     asked = checked_targets(targets, target) or [target]
     rows = Rows(batch_size, memory_budget, explained.inputs)
-    alphas, weights = nodes(method, steps)
-    if tolerance is not None:
+    rule = nodes(method, steps) if tolerance is None else None
+    if rule is None:
         _check_tolerance(tolerance, method, steps, max_steps)
-    if cuda_graph and explained.everyone.device.type != "cuda":
-        raise ValueError(
-            f"cuda_graph is True, but inputs is on {explained.everyone.device}; it must be on a CUDA device"
-        )
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast is {autocast!r}; it must be torch.bfloat16, torch.float16 or None")
+    _check_modes(explained.everyone.device, autocast, cuda_graph)
     outcome = _Outcome(explained.batch)
-    total = None if tolerance is not None else explained.batch * len(alphas)
+    total = explained.batch * len(rule[0]) if rule else None
     with tqdm(desc="integrated gradients", unit="point", total=total, disable=not progress) as bar:
 
         def attribute(group: slice) -> None:
             examples = explained.everyone[group]
-            values = explained.values(tuple(part[group] for part in explained.inputs), examples)
-            references = explained.values(tuple(part[group] for part in baselines), examples)
+            values, references = (
+                explained.values(tuple(part[group] for part in parts), examples)
+                for parts in (explained.inputs, baselines)
+            )
             path = Path(explained, values, references, examples, asked, rows, hoist, autocast, cuda_graph, bar.update)
             attribution = _Attribution(path, multiply_by_inputs)
-            if tolerance is None:
-                outcome.put(group, *attribution.by_rule(alphas, weights, return_info))
+            if rule:
+                outcome.put(group, *attribution.by_rule(*rule, return_info))
             else:
                 outcome.put(group, *attribution.refined(tolerance, steps, max_steps))
 
-        first = 0
-        while first < explained.batch or (first == 0 and not explained.batch):
-            count = 1 if tolerance is not None else rows.examples_at_once
-            group = slice(first, min(first + count, explained.batch))
-            try:
-                attribute(group)
-            except torch.OutOfMemoryError:
-                if not rows.shrink(group.stop - first):
-                    raise
-            else:
-                first = max(group.stop, 1)
-    outcome.warn(tolerance)
+        _in_groups(attribute, explained.batch, rows, one_by_one=rule is None)
+    if rule is None:
+        outcome.warn(tolerance)
     attribution = per_target(explained, outcome.parts, targets)
     return (attribution, outcome.info(several=targets is not None)) if return_info else attribution
+
+
+def _in_groups(attribute: Callable[[slice], None], batch: int, rows: Rows, one_by_one: bool) -> None:
+    """Attribute all examples, as many together as `rows` says; fewer after running out of memory. An empty batch is a
+    group too: its result has a shape."""
+    first = 0
+    while True:
+        group = slice(first, min(first + (1 if one_by_one else rows.examples_at_once), batch))
+        try:
+            attribute(group)
+        except torch.OutOfMemoryError:
+            if not rows.shrink(group.stop - first):
+                raise
+            continue
+        first = group.stop
+        if first == batch:
+            return
+
+
+def _check_modes(device: torch.device, autocast: torch.dtype | None, cuda_graph: bool) -> None:
+    if cuda_graph and device.type != "cuda":
+        raise ValueError(f"cuda_graph is True, but inputs is on {device}; it must be on a CUDA device")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast is {autocast!r}; it must be torch.bfloat16, torch.float16 or None")
 
 
 def _check_tolerance(tolerance: float, method: str | Nodes, steps: int, max_steps: int) -> None:
@@ -144,9 +157,8 @@ def _check_tolerance(tolerance: float, method: str | Nodes, steps: int, max_step
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
     if method not in ("gausslegendre", "graded"):  # the default stands for no choice
         raise ValueError(f"method is {method!r}; with tolerance it is 'graded'")
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int):
-        raise TypeError(f"max_steps is {max_steps!r}; it must be an int")
-    if steps < 2 or max_steps < steps:
+    check_counts(steps=steps, max_steps=max_steps)
+    if not 2 <= steps <= max_steps:
         raise ValueError(f"steps is {steps}, max_steps {max_steps}; with tolerance 2 <= steps <= max_steps")
 
 
@@ -189,9 +201,8 @@ class _Attribution:
     def _distance(self, found: Found, coarse: Found) -> torch.Tensor:
         """Relative L1 distance of two estimates of the attribution (x - x') g, [T, examples]."""
 
-        def norm(parts) -> torch.Tensor:
-            return sum((part * way).abs().flatten(1).sum(1) if part.dim() > 1 else (part * way).abs()
-                       for part, way in zip(parts, self._ways, strict=True))  # fmt: skip
+        def norm(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+            return _total([(part * way).abs() for part, way in zip(parts, self._ways, strict=True)])
 
         distances = []
         for fine, half in zip(found, coarse, strict=True):
@@ -207,7 +218,8 @@ class _Attribution:
         return [tuple(map(torch.Tensor.to, parts, dtypes)) for parts in found], steps, error, delta
 
 
-def _total(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _total(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum over all of an example, [examples]."""
     return sum(part.flatten(1).sum(1) if part.dim() > 1 else part for part in parts)
 
 
@@ -232,10 +244,8 @@ class _Outcome:
     def info(self, several: bool) -> PathInfo:
         return PathInfo(self._steps, *(t if several else t[0] for t in (self._error, self._delta)))
 
-    def warn(self, tolerance: float | None) -> None:
+    def warn(self, tolerance: float) -> None:
         """Say which examples did not reach the tolerance."""
-        if tolerance is None:
-            return
         missed = (~(self._error <= tolerance)).any(0).nonzero().flatten().tolist()
         if missed:
             warnings.warn(

@@ -7,6 +7,8 @@ import functools
 import numpy as np
 import torch
 
+from ..checks import check_counts
+
 Nodes = tuple[torch.Tensor, torch.Tensor]  # alphas and weights, float64 [K]
 METHODS = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid", "graded")
 
@@ -17,11 +19,7 @@ def nodes(method: str | Nodes, steps: int) -> Nodes:
         return _checked(method)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(METHODS)}, or (alphas, weights)")
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"steps is {steps!r}; it must be an int")
-    least = 2 if method == "riemann_trapezoid" else 1
-    if steps < least:
-        raise ValueError(f"steps is {steps}; it must be at least {least} for {method}")
+    check_counts(least=2 if method == "riemann_trapezoid" else 1, steps=steps)
     return _computed(method, steps)
 
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from ... import ops
+from ...ops._checks import real_dtype
 from ..gradients.explained import Explained, copies, gradients_on, grads_or_none
 from ..targets import AnyTarget, selection
 from .course import Ends, Leaf, WholeCourse, best_course
@@ -80,10 +81,8 @@ class Path:
                     self._course = self._whole
 
     def _zeros(self) -> Sums:
-        def zeros(like: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(like, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
-
-        return {key: zeros(ends.inputs) for key, ends in self._course.ends.items()}
+        values = {key: ends.inputs for key, ends in self._course.ends.items()}
+        return {key: torch.zeros_like(value, dtype=real_dtype(value.dtype)) for key, value in values.items()}
 
     def _add_all(self, alphas: torch.Tensor, weights: torch.Tensor, sums: list[Sums]) -> None:
         first, n = 0, len(self.examples)

@@ -19,10 +19,10 @@ from ..relevance import operations
 
 Run = Callable[[tuple[torch.Tensor, ...]], torch.Tensor]
 
-_RESHAPES = frozenset("reshape view view_as reshape_as flatten unflatten".split())
-_ALWAYS = (
-    operations.DROPOUTS | set(types.RESIZES) | {name for name in types.MEANS if "pool" in name}
-    | frozenset("contiguous clone neg negative pixel_shuffle pixel_unshuffle channel_shuffle".split())
+# Affine row by row whatever their arguments are; reshaping too, as long as the number of rows stays.
+_ALWAYS = set(types.RESIZES) | {name for name in types.MEANS if "pool" in name} | frozenset(
+    "contiguous clone neg negative pixel_shuffle pixel_unshuffle channel_shuffle reshape view view_as reshape_as "
+    "flatten unflatten".split()
 )  # fmt: skip
 _WITH_CONSTANTS = frozenset("add radd sub rsub subtract mul rmul".split())
 _BEYOND = "beyond"  # what is known of a tensor that depends on the input in another way
@@ -63,9 +63,8 @@ class _Beginning(Interposition):
 
 
 class Recording(_Beginning):
-    """One run, on one end of the paths: the steps of the beginning, and `cuts`, the tensors at which it ends.
-
-    What runs on may not depend on the values in the beginning otherwise than through calls that this sees: _Unseen."""
+    """One run, on one end of the paths: the steps of the beginning, and `cuts`, the tensors at which it ends. _Unseen
+    where the model could depend on values of the beginning otherwise than through calls."""
 
     def __init__(self, model: Callable):
         super().__init__(model)
@@ -142,7 +141,7 @@ def _is_affine_by_rows(call: Call, inputs: list[torch.Tensor]) -> bool:
     if name == "getitem":
         index = call.args[1]
         return isinstance(index, tuple) and index[0] == slice(None) and not any(map(torch.is_tensor, index))
-    return name in _ALWAYS or name in _RESHAPES or _keeps_rows_first(call, x)
+    return name in _ALWAYS or _keeps_rows_first(call, x)
 
 
 def _keeps_rows_first(call: Call, x: torch.Tensor) -> bool:
@@ -195,9 +194,10 @@ class Replay(_Beginning):
         if step.results is not None:
             parts = [self.numbered(self._empty(like)) for like in step.results]
             return parts[0] if step.several is None else step.several(parts)
-        x = call.argument(0, "input")
-        if call.name == "relu" and self.known(x) not in self._made:
-            return self._points(self.known(x), True)
+        if call.name == "relu":
+            number = self.known(call.argument(0, "input"))
+            if number not in self._made:
+                return self._points(number, True)
         return call.with_tensors(self._real)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

@@ -12,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..checks import check_counts
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -61,10 +63,8 @@ class Rows:
     def __init__(self, batch_size: int | None, budget: int | str | None, example: tuple[torch.Tensor, ...]):
         asked = parsed_budget(budget)
         self.asked, self.budget = asked, None if asked is None else asked - asked // 8
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
-            raise TypeError(f"batch_size is {batch_size!r}; it must be an int or None")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
         self._bytes_a_row = max(sum(part[:1].nbytes for part in example), 1)
         self._usual = None if batch_size else _USUAL.get(example[0].device.type, _USUAL["cpu"])
         self._most = batch_size or max(self._usual.inputs // self._bytes_a_row, 1)

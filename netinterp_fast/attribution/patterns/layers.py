@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -101,15 +103,17 @@ class LayerCalls(Interposition):
             self._refuse_parameters(call)
         return self.gradient(call)
 
+    @abstractmethod
     def layer(self, call: Call, layer: Layer) -> torch.Tensor:
-        raise NotImplementedError
+        """The output of a layer that has patterns."""
 
+    @abstractmethod
     def batch_norm(self, call: Call, norm: BatchNorm) -> torch.Tensor:
-        raise NotImplementedError
+        """The output of a batch norm."""
 
+    @abstractmethod
     def gradient(self, call: Call):
         """The output of any other operation, which is passed as the gradient passes it."""
-        raise NotImplementedError
 
     def _layer(self, call: Call) -> Layer | None:
         """None for a fixed filter, a buffer of the model's."""

@@ -13,6 +13,7 @@ returns R_i itself.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -56,7 +57,7 @@ class Rule:
         return f"{type(self).__name__}({settings})"
 
 
-class AffineRule(Rule):
+class AffineRule(Rule, ABC):
     """Base of the rules for layers with weights."""
 
     returns_relevance = False
@@ -65,11 +66,11 @@ class AffineRule(Rule):
         self.stabilizer = _checked_stabilizer("stabilizer", stabilizer)
         self.zero_params = _checked_names(zero_params)
 
+    @abstractmethod
     def backward(self, layer: AffineLayer, x: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
         """Multipliers (or relevance, where `returns_relevance`) of the layer's input x from its outputs' relevance.
 
         Where `layer.linear` is set it may be a pair, the second being what W^T is to be applied to besides."""
-        raise NotImplementedError
 
     def goes_through_layer(self, layer: AffineLayer) -> bool:
         """Whether part of the multipliers may come by the layer's own gradient W^T."""
@@ -219,12 +220,12 @@ class Pass(Rule):
     """The relevance of an elementwise layer's output is that of its input."""
 
 
-class ActivationRule(Rule):
+class ActivationRule(Rule, ABC):
     """Base of the rules that give an activation another gradient."""
 
+    @abstractmethod
     def backward(self, grad: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """What goes back through y = f(x) for the gradient `grad` of y."""
-        raise NotImplementedError
 
 
 class ReLUDeconvNet(ActivationRule):

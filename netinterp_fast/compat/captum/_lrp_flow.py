@@ -7,6 +7,8 @@ R_i = x_i (W'^T R / (z' + epsilon sign z'))_i, whatever the signs of the inputs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule, IdentityRule, PropagationRule
@@ -34,9 +36,9 @@ class ChangedWeights(AffineRule):
     def __init__(self, rule: PropagationRule):
         super().__init__(rule.STABILITY_FACTOR, "bias" if rule.set_bias_to_zero else None)
 
+    @abstractmethod
     def change(self, weight: torch.Tensor) -> torch.Tensor:
         """W' of W."""
-        raise NotImplementedError
 
     def backward(self, layer, x, relevance):
         weight, _ = layer.modified(self.change, ("bias",))

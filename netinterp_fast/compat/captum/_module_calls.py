@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,9 @@ class ModuleCalls(Interposition):
 
     # ---- for subclasses
 
+    @abstractmethod
     def kind_of(self, module: nn.Module) -> str:
-        raise NotImplementedError
+        """What `uses` and `made_by` call a watched module."""
 
     def check_uses(self, uses: list[str]) -> None:
         """Refuse where Captum mixes up what comes back from the uses of one tensor."""
