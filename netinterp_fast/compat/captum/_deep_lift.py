@@ -25,6 +25,7 @@ from ._inputs import (
     input_tuple,
     leaf_of,
     selected,
+    with_delta,
 )
 from ._module_calls import Known, ModuleCalls
 from ._serving import PassOn, check_gradient_func, drop_in, replaces
@@ -72,12 +73,8 @@ class DeepLift(captum.attr.DeepLift):
         else:
             contributions = multipliers
         result = as_given(isinstance(inputs, tuple), contributions)
-        if not return_convergence_delta:
-            return result
-        delta = self.compute_convergence_delta(
-            contributions, reference, given, additional_forward_args=additional_forward_args, target=target
-        )
-        return result, delta
+        ends = reference, given
+        return with_delta(self, return_convergence_delta, result, contributions, ends, additional_forward_args, target)
 
 
 @replaces(captum.attr.DeepLiftShap)

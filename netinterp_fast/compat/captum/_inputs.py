@@ -114,3 +114,14 @@ def as_given(is_tuple: bool, results: Iterable[torch.Tensor]) -> torch.Tensor | 
     """A tuple where the inputs were one."""
     results = tuple(results)
     return results if is_tuple else results[0]
+
+
+def with_delta(attribution, wanted: bool, result, parts, ends, additional_forward_args, target):
+    """What a method of Captum's returns: the result, and where it is `wanted` the convergence delta of its `parts`
+    between the ends (baselines, inputs)."""
+    if not wanted:
+        return result
+    delta = attribution.compute_convergence_delta(
+        parts, *ends, additional_forward_args=additional_forward_args, target=target
+    )
+    return result, delta

@@ -32,6 +32,7 @@ from ._inputs import (
     extra_arguments,
     input_tuple,
     target_of,
+    with_delta,
 )
 from ._noise import captum_noise_tunnel
 from ._serving import PassOn, check_gradient_func, drop_in, replaces
@@ -88,12 +89,8 @@ class IntegratedGradients(captum.attr.IntegratedGradients):
             batch_size=_batch_size(internal_batch_size, given),
         )
         result = as_given(isinstance(inputs, tuple), parts)
-        if not return_convergence_delta:
-            return result
-        delta = self.compute_convergence_delta(
-            parts, baselines, inputs, additional_forward_args=additional_forward_args, target=target
-        )
-        return result, delta
+        ends = baselines, inputs
+        return with_delta(self, return_convergence_delta, result, parts, ends, additional_forward_args, target)
 
 
 def _batch_size(internal_batch_size: int | None, given: tuple[torch.Tensor, ...]) -> int | None:
@@ -149,12 +146,8 @@ class LayerIntegratedGradients(captum.attr.LayerIntegratedGradients):
         found = iter(parts)
         by_layer = [as_given(count > 1, [next(found) for _ in range(count)]) for count in counts]
         result = by_layer if isinstance(self.layer, list) else by_layer[0]
-        if not return_convergence_delta:
-            return result
-        delta = self.compute_convergence_delta(
-            parts, references, given, additional_forward_args=additional_forward_args, target=target
-        )
-        return result, delta
+        ends = references, given
+        return with_delta(self, return_convergence_delta, result, parts, ends, additional_forward_args, target)
 
     def _check(self, grad_kwargs: Any) -> None:
         check_gradient_func(self)
@@ -224,12 +217,8 @@ class InputBaselineXGradient(CaptumInputBaselineXGradient):
         if self.multiplies_by_inputs:
             gradients = tuple((x - b).detach() * g for x, b, g in zip(given, references, gradients, strict=True))
         result = as_given(isinstance(inputs, tuple), gradients)
-        if not return_convergence_delta:
-            return result
-        delta = self.compute_convergence_delta(
-            gradients, references, given, additional_forward_args=additional_forward_args, target=target
-        )
-        return result, delta
+        ends = references, given
+        return with_delta(self, return_convergence_delta, result, gradients, ends, additional_forward_args, target)
 
 
 @replaces(captum.attr.GradientShap)
