@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../core/bilinear.h"
+#include "../core/cells.h"
 #include "levels.h"
 
 #if defined(__x86_64__)

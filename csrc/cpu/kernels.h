@@ -148,6 +148,11 @@ struct Kernels {
   int64_t (*append_above)(const float* values, int64_t n, int64_t* position, float bound, float* buffer, int64_t count,
                           int64_t capacity);
 
+  // Sets in marks [h, bytes_of_row(w)], zeros before, the values of a plane [h, w] above the level and the neighbours
+  // of each; returns how many. Scratch: above [h * w / 8 + 1], with 16 bytes to spare before and after.
+  int64_t (*mark_plane)(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint8_t* above,
+                        uint8_t* marks);
+
   RelevanceKernels<float> float_relevance;
   RelevanceKernels<double> double_relevance;
   RelevanceKernels<torch::headeronly::Half> half_relevance;

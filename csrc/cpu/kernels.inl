@@ -97,6 +97,7 @@ inline auto lit(Value value, Value threshold) {
   }
 }
 
+#include "kernels_cells.inl"
 #include "kernels_labels.inl"
 #include "kernels_noise.inl"
 #include "kernels_paths.inl"
@@ -120,6 +121,7 @@ const Kernels table{LEVEL_NAME,
                     tally_plane,
                     maximum,
                     append_above,
+                    mark_plane,
                     kRelevance<float>,
                     kRelevance<double>,
                     kRelevance<torch::headeronly::Half>,
