@@ -85,6 +85,19 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how often the state is saved there; the same command goes on with an interrupted run (default 60)",
     )
+    add(
+        "--passes",
+        choices=("1", "2", "auto"),
+        default="auto",
+        help="run the model once over the data and keep what the tallies need, or twice; the results are the same "
+        "(default auto: once where there is room)",
+    )
+    add(
+        "--memory-budget",
+        metavar="SIZE",
+        default="1GiB",
+        help="memory for what a single pass keeps, such as 512MiB; the rest goes to a file in --out (default 1GiB)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
 
@@ -165,6 +178,8 @@ def _dissect(options: argparse.Namespace) -> int:
         unit_area_over=options.unit_area_over,
         mask_size=options.mask_size,
         checkpoint_every=options.checkpoint_every,
+        passes=options.passes if options.passes == "auto" else int(options.passes),
+        memory_budget=options.memory_budget,
     )
     if _is_first_process():
         _tell(result, out)

@@ -98,12 +98,12 @@ def test_the_same_run_again_returns_what_is_there(workplace, capsys):
 
 def test_an_interrupted_run_goes_on(workplace, capsys):
     """Ctrl-C in the third of six batches; started again, the last four are done."""
-    options = ["--batch-size", "2", "--checkpoint-every", "0"]
+    options = ["--batch-size", "2", "--checkpoint-every", "0", "--passes", "2"]
     assert dissect(*options, function="interrupted") == 130
     assert capsys.readouterr().err == "netinterp-fast: interrupted\n"
     assert {path.name for path in Path("out").iterdir()} == {"dissection.unfinished"}
     assert "out holds an unfinished run, with a different batch_size (2 there, 32 here)" in fails(
-        capsys, "--checkpoint-every", "0", function="interrupted"
+        capsys, "--checkpoint-every", "0", "--passes", "2", function="interrupted"
     )
     assert dissect(*options, function="interrupted") == 0
     assert Path("batches").read_text() == "." * (3 + 4)

@@ -46,8 +46,9 @@ class Checkpoints:
         self._identity = json.loads(json.dumps(identity))
         self._due = time.monotonic() + every
 
-    def load(self, resume: bool = True) -> Saved:
-        """The state of the newest undamaged checkpoint, or that of a run which has not begun.
+    def load(self, resume: bool = True, check: Callable[[Saved], None] = lambda saved: None) -> Saved:
+        """The state of the newest undamaged checkpoint, or that of a run which has not begun. `check` raises ValueError
+        or OSError for one whose files beside it are damaged.
 
         A damaged checkpoint is removed, with a warning. With `resume` False all are removed. FileExistsError where a
         checkpoint, of any rank, belongs to another run, naming what differs; PermissionError for one that may not be
@@ -60,7 +61,9 @@ class Checkpoints:
         paths = self._newest_first()
         for path in paths if resume else []:
             try:
-                return _read(path)
+                saved = _read(path)
+                check(saved)
+                return saved
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 then = "starting again" if path == paths[-1] else "going on from the checkpoint before it"
                 warnings.warn(f"the checkpoint {path} is damaged ({error}); {then}", RuntimeWarning, stacklevel=2)
@@ -69,10 +72,11 @@ class Checkpoints:
             path.unlink()
         return Saved()
 
-    def offer(self, number: int, batches: int, sections: Callable[[], Mapping[str, State]]) -> None:
-        """Write a checkpoint if it is time for one. A disk error is only a warning: the one before stays."""
+    def offer(self, number: int, batches: int, sections: Callable[[], Mapping[str, State]], last: bool = False) -> None:
+        """Write a checkpoint if it is time for one; also the last of a run that was long enough for others. A disk
+        error is only a warning: the one before stays."""
         start = time.monotonic()
-        if start < self._due:
+        if start < self._due and not (last and self._newest_first()):
             return
         try:
             self._write(Saved(number, batches, sections()))

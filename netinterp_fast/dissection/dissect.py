@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import __version__
+from .._memory import parsed_budget
 from ..data.protocol import Concept, ConceptDataset
 from ..ops._grid import checked_placement
 from .checkpoints import Checkpoints, Saved
 from .conventions import get_convention
-from .passes import FirstPass, SecondPass, Setup, found_in
+from .kept import KeptCells
+from .passes import FirstPass, SecondPass, Setup, check_kept, found_in, passes_of
+from .plan import Room, planned_passes
 from .ranks import Ranks
 from .recording import Recording
 from .results import Dissection
 from .run_folder import UNFINISHED, differences, fingerprint, finished_run, publish
 
+_Pass = TypeVar("_Pass", FirstPass, SecondPass)
 _MAX_ID = 2**24  # a larger concept id is a mistake, and a table of this many columns a unit would not fit anyway
 
 
@@ -48,12 +53,14 @@ def dissect(
     mask_size: int | None = None,
     scale_offset: Mapping[str, tuple[float, float, float, float]] | None = None,
     checkpoint_every: float = 60,
+    passes: int | str = "auto",
+    memory_budget: int | str = "1GiB",
 ) -> Dissection:
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
     Each unit's activation maps are thresholded at T_k, the exact value that a fraction `quantile` of all its values
-    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same two
-    passes.
+    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same one or
+    two passes over the data.
 
     Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
     group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
@@ -81,6 +88,11 @@ def dissect(
             cell i is at offset + i * scale. Without, the map covers the image evenly.
         checkpoint_every: seconds from one checkpoint in `out` to the next, up to ten times as long where writing one
             takes more than a tenth of it; 0 for one after every batch.
+        passes: 2 finds the thresholds in one pass and tallies in a second. 1 runs the model once and keeps, beside the
+            labels, the cells of the maps that may still be lit, in memory and then in a file; the result is the same to
+            the bit. "auto" takes 1 where there is room for about as much as that will be.
+        memory_budget: bytes, or text such as "512MiB", of what a single pass keeps in memory. The file is in `out`, or
+            where temporary files are.
 
     Returns:
         A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.
@@ -98,6 +110,8 @@ def dissect(
         "mask_size": mask_size,
         "quantile": quantile,
     }
+    if passes not in (1, 2, "auto") or isinstance(passes, bool):
+        raise ValueError(f"passes is {passes!r}; it must be 1, 2 or 'auto'")
     _check_numbers(
         iou_threshold=iou_threshold, batch_size=batch_size, num_workers=num_workers, top_images=top_images,
         checkpoint_every=checkpoint_every,
@@ -106,8 +120,9 @@ def dissect(
         model, dataset, layers, get_convention(convention, **switches), iou_threshold, batch_size, device, num_workers,
         top_images, progress, dict(scale_offset or {}),
     )  # fmt: skip
+    room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
     settings = run.settings(convention)
-    identity = run.identity(settings)
+    identity = run.identity(settings) | {"passes": passes}
     _check_agreement(run.ranks.gather(identity))
     checkpoints, saved = None, Saved()
     if out is not None:
@@ -115,12 +130,13 @@ def dissect(
         if finished:
             return finished
         checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.ranks.rank)
-        saved = checkpoints.load(resume)
+        saved = checkpoints.load(resume, lambda saved: check_kept(saved.sections, room.cells(run.ranks.rank)))
     start = time.time()
-    result = run.result(settings, checkpoints, saved)
+    result = run.result(settings, checkpoints, saved, passes, room)
     settings["time"] = {
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - start, 3),
+        "shares": run.setup.clock.shares(),
     }
     if out is not None and run.ranks.rank == 0:
         publish(result, Path(out))
@@ -184,35 +200,73 @@ class _Run:
             "versions": {"netinterp_fast": __version__, "torch": torch.__version__},
         }
 
-    def result(self, settings: dict, checkpoints: Checkpoints | None, saved: Saved) -> Dissection:
-        """Run both passes, or what `saved` leaves of them; every rank gets the whole result."""
-        self.model.to(self.setup.device)
-        with self.setup.recording:
+    def result(
+        self, settings: dict, checkpoints: Checkpoints | None, saved: Saved, passes: int | str, room: Room
+    ) -> Dissection:
+        """Run one or two passes, or what `saved` leaves of them; every rank gets the whole result."""
+        setup = self.setup
+        self.model.to(setup.device)
+        with setup.recording:
+            kept = None
+            if self._passes(saved, passes, room) == 1:
+                kept = KeptCells(room.cells(self.ranks.rank), room.memory, setup.convention.inclusive)
             # What pass 1 found is the same on every rank: where one has come to pass 2, all go on there.
-            begun = self.ranks.gather(found_in(saved.sections) if saved.number == SecondPass.number else None)
-            found = next(filter(None, begun), None)
+            found = next(filter(None, self.ranks.gather(found_in(saved.sections))), None)
             if found is None:
-                found = self._whole(partial(FirstPass, self.setup), checkpoints, saved).found()
-            if saved.number != SecondPass.number:
-                saved = Saved(SecondPass.number)
-            return self._whole(partial(SecondPass, self.setup, found), checkpoints, saved).result(settings)
+                first = self._added(FirstPass(setup, kept), checkpoints, saved)
+                found = self._whole(first, FirstPass(setup)).found()
+            second = SecondPass(setup, found)
+            if kept:
+                self._add_kept(second, kept)
+            else:
+                second = self._added(second, checkpoints, saved)
+            result = self._whole(second, SecondPass(setup, found)).result(settings)
+        self._tell(setup.clock.summary(len(setup.dataset)))
+        return result
 
-    def _whole(self, new: Callable[[], FirstPass | SecondPass], checkpoints: Checkpoints | None, saved: Saved):
-        """A pass over this rank's batches, from the saved state on, merged with those of the other ranks."""
-        part = new()
-        for section, state in saved.sections.items():
-            part.merge(section, state)
-        for done, batch in enumerate(self._loaded(part.title, saved.batches), start=saved.batches + 1):
+    def _passes(self, saved: Saved, asked: int | str, room: Room) -> int:
+        """One or two: what an interrupted run has begun with, else what was asked for, else by the room there is."""
+        begun = next(filter(None, self.ranks.gather(passes_of(saved.sections))), None)
+        if begun or asked == 2 or (asked == 1 and not self.progress):  # nothing to find out, or nobody to tell
+            return begun or asked
+        passes, why = planned_passes(self.setup, room, asked)
+        self._tell(why)
+        return self.ranks.gather(passes)[0]
+
+    def _tell(self, line: str) -> None:
+        if self.progress:
+            tqdm.write(line, file=sys.stderr)
+
+    def _added(self, part: _Pass, checkpoints: Checkpoints | None, saved: Saved) -> _Pass:
+        """A pass with this rank's batches added, from the saved state on."""
+        begun = saved.batches if saved.number == part.number else 0
+        if begun:
+            part.resume(saved.sections)
+        n_batches = len(self.batches[self.ranks.rank :: self.ranks.size])
+        for done, batch in enumerate(self._loaded(part.title, begun), start=begun + 1):
             part.add(*batch)
             if checkpoints:
-                checkpoints.offer(part.number, done, lambda: {s: part.state(s) for s in part.sections})
+                with self.setup.clock.time("checkpoints"):
+                    checkpoints.offer(part.number, done, part.saved, last=part.to_be_replayed and done == n_batches)
+        return part
+
+    def _add_kept(self, second: SecondPass, kept: KeptCells) -> None:
+        """The tallies of what a single pass has kept."""
+        mine = sum(map(len, self.batches[self.ranks.rank :: self.ranks.size]))
+        with tqdm(desc="tallies", unit="img", total=mine, disable=not self.progress) as bar:
+            for batch in kept.replay():
+                second.add_kept(batch)
+                bar.update(batch.labels.shape[0])
+        kept.close()
+
+    def _whole(self, part: _Pass, empty: _Pass) -> _Pass:
+        """The parts of all ranks, merged."""
         if self.ranks.size == 1:
             return part
-        whole = new()
         for section in part.sections:
             for state in self.ranks.gather(part.state(section)):
-                whole.merge(section, state)
-        return whole
+                empty.merge(section, state)
+        return empty
 
     def _loaded(self, title: str, done: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """First image, images, labels, image_labels of each of this rank's batches after the `done` first, on the
@@ -221,7 +275,10 @@ class _Run:
         loader = DataLoader(self.setup.dataset, batch_sampler=mine[done:], num_workers=self.num_workers)
         counts = {"total": sum(map(len, mine)), "initial": sum(map(len, mine[:done]))}
         with tqdm(desc=title, unit="img", disable=not self.progress, **counts) as bar:
-            for numbers, batch in zip(mine[done:], loader, strict=True):
+            batches = iter(loader)
+            for numbers in mine[done:]:
+                with self.setup.clock.time("decode"):
+                    batch = next(batches)
                 images, labels, image_labels = (part.to(self.setup.device, non_blocking=True) for part in batch)
                 yield numbers[0], images, labels, image_labels
                 bar.update(len(numbers))

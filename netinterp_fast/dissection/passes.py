@@ -11,22 +11,32 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from ..data.protocol import Concept, ConceptDataset, image_name, to_rgb
+from ..ops import PackedCells, pack_cells
+from ..ops._grid import Placement
+from ..ops.unit_concept_overlap import refuse_infinite
+from .clock import Clock
 from .conventions import Convention
+from .kept import KeptBatch, KeptCells, unpacked_in_parts
 from .recording import Recording
 from .results import Dissection, LayerDissection
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
-from .top_images import TopImages, TopMaps
-from .upsampling import surface
+from .top_images import TopImages
+from .upsampling import placed, surface
 
 _IMAGES = ""  # the section that belongs to no layer
 _THUMBNAIL = 128  # pixels
-_FOUND = ("thresholds", "top_images", "top_activations")  # by the first pass, of each layer
+_THUMBNAILS = 1024  # that may be held before those no longer wanted are dropped
+_KEPT = "kept:"  # of a single pass's checkpoints: what is kept beside them
+_FOUND = "found:"  # begins the sections of the second pass's checkpoints that are the first one's results
+_TOP = ("top_images", "top_activations", "top_maps")
 State = Mapping[str, torch.Tensor]
 
 
@@ -45,136 +55,128 @@ class Setup:
 
     def __post_init__(self):
         self.category_of = category_numbers(self.concepts).to(self.device)
+        self.clock = Clock(self.device)
+
+    def label_batch(self, first: int, labels: torch.Tensor, image_labels: torch.Tensor) -> LabelBatch:
+        """The labels of the images from `first` on; ValueError for an id that is no concept's, naming the image."""
+        try:
+            batch = LabelBatch(labels, image_labels, self.category_of, self.convention.mask_size)
+        except ValueError as error:
+            raise ValueError(f"images {first} to {first + labels.shape[0] - 1}: {error}") from None
+        unknown = (batch.area.sum(0) > 0) & (self.category_of == 0)
+        if unknown.any():
+            label = int(unknown.nonzero()[0])
+            image = int(batch.area[:, label].nonzero()[0]) + first
+            name = image_name(self.dataset, image)
+            raise ValueError(f"image {image} ({name}) has the label {label}, which is not the id of a concept")
+        return batch
+
+    def placed(self, layer: str, maps: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, Placement]:
+        """A layer's maps, made such that the bilinear surface over them is its surface, and where they lie."""
+        return placed(maps, size, self.convention.upsampling, self.scale_offset.get(layer))
+
+    def run(self, images: torch.Tensor, first: int, see: Callable[[str, torch.Tensor], None]) -> None:
+        """Run the model; see(layer, acts) for each layer. An error there is told with the layer and the images."""
+
+        def seen(layer: str, acts: torch.Tensor) -> None:
+            with self.clock.time("tally"):
+                try:
+                    see(layer, acts)
+                except ValueError as error:
+                    raise ValueError(f"layer {layer!r}, images from {first} on: {error}") from None
+
+        with self.clock.time("forward"):
+            self.recording.run(images, seen)
 
 
 class FirstPass:
-    """Each layer's thresholds, and the images that excite its units most."""
+    """Each layer's thresholds, the images that excite its units most, with small pictures, and the concepts' areas.
 
-    title = "pass 1 of 2: thresholds"
-    number = 1
-
-    def __init__(self, setup: Setup):
-        self._setup = setup
-        self.sections = setup.recording.layers
-        self._quantiles: dict[str, TopQuantile] = {}
-        self._top: dict[str, TopImages] = {}
-
-    def add(self, first: int, images: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor) -> None:
-        """A batch: the number of its first image, images [B, 3, H, W], labels [B, L, H', W'], image_labels [B, S]."""
-        rule, scale_offset = self._setup.convention, self._setup.scale_offset
-        size = (rule.mask_size,) * 2 if rule.mask_size else tuple(labels.shape[2:])
-
-        def see(layer: str, acts: torch.Tensor) -> None:
-            maps = acts
-            if rule.threshold_from == "upsampled":
-                maps = surface(acts, size, rule.upsampling, scale_offset.get(layer))
-            if layer not in self._quantiles:
-                n_values = len(self._setup.dataset) * maps.shape[2] * maps.shape[3]
-                self._quantiles[layer] = self._quantile(maps.shape[1], n_values)
-                self._top[layer] = TopImages(maps.shape[1], self._setup.top_images)
-            maxima = _explained(layer, first, lambda: self._quantiles[layer].update(maps))
-            self._top[layer].update(maxima, first)
-
-        self._setup.recording.run(images, see)
-
-    def _quantile(self, n_units: int, n_values: int) -> TopQuantile:
-        return TopQuantile(n_units, self._setup.convention.exact_quantile(), n_values, device=self._setup.device)
-
-    def state(self, layer: str) -> dict[str, torch.Tensor]:
-        if layer not in self._quantiles:
-            return {}
-        quantile = self._quantiles[layer].state_dict()
-        images, activations = self._top[layer].held()
-        return {
-            "largest": quantile["largest"].cpu(),
-            "seen": torch.tensor(quantile["seen"]),
-            "n_values": torch.tensor(quantile["n_values"]),
-            "top_images": images,
-            "top_activations": activations,
-        }
-
-    def merge(self, layer: str, state: State) -> None:
-        if not state:
-            return
-        n_units = state["largest"].shape[0]
-        part = self._quantile(n_units, int(state["n_values"]))
-        part.load_state_dict(part.state_dict() | {"largest": state["largest"], "seen": int(state["seen"])})
-        if layer in self._quantiles:
-            self._quantiles[layer].merge(part)
-        else:
-            self._quantiles[layer] = part
-            self._top[layer] = TopImages(n_units, self._setup.top_images)
-        self._top[layer].merge(state["top_images"], state["top_activations"])
-
-    def found(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What the second pass needs, by layer: thresholds [C], and top_images and top_activations [C, n]."""
-        return {
-            layer: dict(zip(_FOUND, (quantile.thresholds().cpu(), *self._top[layer].result()), strict=True))
-            for layer, quantile in self._quantiles.items()
-        }
-
-
-class SecondPass:
-    """The tallies, the maps of the top images, and a small picture of each of those images.
-
-    `found` is what the first pass found over all the data; each layer's state holds it too, see `found_in`.
+    With `kept` a single pass: what the tallies will need is put there.
     """
 
-    title = "pass 2 of 2: tallies"
-    number = 2
+    number = 1
 
-    def __init__(self, setup: Setup, found: Mapping[str, State]):
-        self._setup = setup
+    def __init__(self, setup: Setup, kept: KeptCells | None = None):
+        self._setup, self._kept = setup, kept
+        self.title = "pass 1 of 2: thresholds" if kept is None else "single pass"
+        self.to_be_replayed = kept is not None  # once all batches were added
         self.sections = [*setup.recording.layers, _IMAGES]
-        self._found = {layer: dict(found[layer]) for layer in setup.recording.layers}
-        self._tallies = {
-            layer: LayerTally(state["thresholds"].to(setup.device), setup.category_of, setup.convention,
-                              setup.scale_offset.get(layer))
-            for layer, state in self._found.items()
-        }  # fmt: skip
-        self._maps = {layer: TopMaps(state["top_images"]) for layer, state in self._found.items()}
-        top_images = (state["top_images"].unique().tolist() for state in self._found.values())
-        self._wanted = {image for images in top_images for image in images if image >= 0}
+        self._quantiles: dict[str, TopQuantile] = {}
+        self._top: dict[str, TopImages] = {}
         self._thumbnails: dict[int, bytes] = {}
+        self._most_thumbnails = _THUMBNAILS
         self._area = torch.zeros(setup.category_of.numel(), dtype=torch.int64)
         self._label_size: tuple[int, int] | None = None  # None until a batch was added
 
     def add(self, first: int, images: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor) -> None:
-        """A batch, as for the first pass."""
-        batch = self._label_batch(first, labels, image_labels)
-        self._area += batch.area.sum(0).cpu()
-        self._label_size = batch.size
+        """A batch: the number of its first image, images [B, 3, H, W], labels [B, L, H', W'], image_labels [B, S]."""
+        with self._setup.clock.time("tally"):
+            batch = self._setup.label_batch(first, labels, image_labels)
+            self._area += batch.area.sum(0).cpu()
+            self._label_size = batch.size
+        exciting: set[int] = set()
+        cells: dict[str, tuple[PackedCells, Placement]] = {}
 
         def see(layer: str, acts: torch.Tensor) -> None:
-            _explained(layer, first, lambda: self._tallies[layer].update(acts, batch))
-            self._maps[layer].update(first, acts)
+            maxima = self._quantile(layer, acts).update(self._thresholded(layer, acts))
+            exciting.update(self._top[layer].update(maxima, first, acts))
+            if self._kept:
+                cells[layer] = self._cells(layer, acts)
 
-        self._setup.recording.run(images, see)
-        for i in self._wanted.intersection(range(first, first + images.shape[0])):
-            self._thumbnails[i] = _thumbnail(images[i - first], self._setup.dataset)
+        self._setup.run(images, first, see)
+        with self._setup.clock.time("tally"):
+            self._thumbnails |= {i: _thumbnail(images[i - first], self._setup.dataset) for i in sorted(exciting)}
+            if len(self._thumbnails) > self._most_thumbnails:
+                self._drop_thumbnails()
+                self._most_thumbnails = max(_THUMBNAILS, 2 * len(self._thumbnails))
+            if self._kept:
+                self._kept.add(labels, image_labels, cells, self._bounds())
 
-    def _label_batch(self, first: int, labels: torch.Tensor, image_labels: torch.Tensor) -> LabelBatch:
-        category_of = self._setup.category_of
-        try:
-            batch = LabelBatch(labels, image_labels, category_of, self._setup.convention.mask_size)
-        except ValueError as error:
-            raise ValueError(f"images {first} to {first + labels.shape[0] - 1}: {error}") from None
-        unknown = (batch.area.sum(0) > 0) & (category_of == 0)
-        if unknown.any():
-            label = int(unknown.nonzero()[0])
-            image = int(batch.area[:, label].nonzero()[0]) + first
-            name = image_name(self._setup.dataset, image)
-            raise ValueError(f"image {image} ({name}) has the label {label}, which is not the id of a concept")
-        return batch
+    def _thresholded(self, layer: str, acts: torch.Tensor) -> torch.Tensor:
+        """The values of which the threshold is a quantile, as maps."""
+        rule = self._setup.convention
+        if rule.threshold_from == "raw":
+            return acts
+        return surface(acts, self._label_size, rule.upsampling, self._setup.scale_offset.get(layer))
+
+    def _quantile(self, layer: str, acts: torch.Tensor) -> TopQuantile:
+        if layer not in self._quantiles:
+            h, w = acts.shape[2:] if self._setup.convention.threshold_from == "raw" else self._label_size
+            self._begin(layer, acts.shape[1], len(self._setup.dataset) * h * w)
+        return self._quantiles[layer]
+
+    def _begin(self, layer: str, n_units: int, n_values: int) -> None:
+        quantile, device = self._setup.convention.exact_quantile(), self._setup.device
+        self._quantiles[layer] = TopQuantile(n_units, quantile, n_values, device=device)
+        self._top[layer] = TopImages(n_units, self._setup.top_images)
+
+    def _cells(self, layer: str, acts: torch.Tensor) -> tuple[PackedCells, Placement]:
+        maps, placement = self._setup.placed(layer, acts, self._label_size)
+        refuse_infinite(maps)
+        inclusive = self._setup.convention.inclusive
+        return pack_cells(maps, self._quantiles[layer].bounds(), inclusive=inclusive), placement
+
+    def _bounds(self) -> dict[str, torch.Tensor]:
+        return {layer: quantile.bounds() for layer, quantile in self._quantiles.items()}
+
+    def _drop_thumbnails(self) -> None:
+        """Of images that are among the best of no unit any more."""
+        wanted = set().union(*(top.images() for top in self._top.values()))
+        self._thumbnails = {i: jpeg for i, jpeg in self._thumbnails.items() if i in wanted}
 
     def state(self, section: str) -> dict[str, torch.Tensor]:
         if self._label_size is None:
             return {}
         if section == _IMAGES:
-            size = torch.tensor(self._label_size)
-            return {"area": self._area, "label_size": size} | _joined(self._thumbnails)
-        slots, maps = self._maps[section].held()
-        return self._found[section] | self._tallies[section].state() | {"slots": slots, "maps": maps}
+            self._drop_thumbnails()
+            return {"area": self._area, "label_size": torch.tensor(self._label_size)} | _joined(self._thumbnails)
+        quantile = self._quantiles[section].state_dict()
+        return {
+            "largest": quantile["largest"].cpu(),
+            "seen": torch.tensor(quantile["seen"]),
+            "n_values": torch.tensor(quantile["n_values"]),
+        } | dict(zip(_TOP, self._top[section].held(), strict=True))
 
     def merge(self, section: str, state: State) -> None:
         if not state:
@@ -183,13 +185,96 @@ class SecondPass:
             self._area += state["area"]
             self._label_size = tuple(state["label_size"].tolist())
             self._thumbnails |= _parted(state)
-        else:
-            self._tallies[section].merge(state)
-            self._maps[section].merge(state["slots"], state["maps"])
+            return
+        if section not in self._quantiles:
+            self._begin(section, state["largest"].shape[0], int(state["n_values"]))
+        mine = self._quantiles[section]
+        part = TopQuantile(mine.n_units, mine.quantile, mine.n_values, device=self._setup.device)
+        part.load_state_dict(mine.state_dict() | {"largest": state["largest"], "seen": int(state["seen"])})
+        mine.merge(part)
+        self._top[section].merge(*(state[name] for name in _TOP))
+
+    def saved(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What a checkpoint holds, by section."""
+        sections = {section: self.state(section) for section in self.sections}
+        if self._kept:
+            length = self._kept.flush(self._bounds())
+            self._kept.sync()
+            sections[_KEPT] = {"bytes": torch.tensor(length)}
+        return sections
+
+    def resume(self, sections: Mapping[str, State]) -> None:
+        """Go on from what `saved` gave."""
+        for section in self.sections:
+            self.merge(section, sections.get(section, {}))
+        if self._kept:
+            self._kept.resume(int(sections[_KEPT]["bytes"]))
+
+    def found(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What the second pass needs, once all batches were added, by section: of each layer thresholds [C], top_images
+        and top_activations [C, n] and top_maps [C, n, h, w]; concept areas, thumbnails."""
+        layers = {
+            layer: {"thresholds": quantile.thresholds().cpu()} | dict(zip(_TOP, self._top[layer].result(), strict=True))
+            for layer, quantile in self._quantiles.items()
+        }
+        return layers | {_IMAGES: self.state(_IMAGES)}
+
+
+class SecondPass:
+    """The tallies. `found` is what the first pass found over all the data; checkpoints hold it too, see `found_in`."""
+
+    title = "pass 2 of 2: tallies"
+    number = 2
+    to_be_replayed = False
+
+    def __init__(self, setup: Setup, found: Mapping[str, State]):
+        self._setup, self._found = setup, found
+        self.sections = setup.recording.layers
+        self._tallies = {
+            layer: LayerTally(found[layer]["thresholds"].to(setup.device), setup.category_of, setup.convention)
+            for layer in self.sections
+        }
+
+    def add(self, first: int, images: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor) -> None:
+        """A batch, as for the first pass."""
+        setup = self._setup
+        with setup.clock.time("tally"):
+            batch = setup.label_batch(first, labels, image_labels)
+        setup.run(
+            images,
+            first,
+            lambda layer, acts: self._tallies[layer].update(*setup.placed(layer, acts, batch.size), batch),
+        )
+
+    def add_kept(self, kept: KeptBatch) -> None:
+        """A batch of which a single pass has kept what matters."""
+        setup = self._setup
+        with setup.clock.time("tally"):
+            labels, image_labels = kept.labels.to(setup.device), kept.image_labels.to(setup.device)
+            batch = LabelBatch(labels, image_labels, setup.category_of, setup.convention.mask_size)
+            for layer, (packed, placement) in kept.cells.items():
+                for images, maps in unpacked_in_parts(packed, setup.device):
+                    self._tallies[layer].update(maps, placement, batch.part(images), check_finite=False)
+
+    def state(self, layer: str) -> dict[str, torch.Tensor]:
+        return self._tallies[layer].state()
+
+    def merge(self, layer: str, state: State) -> None:
+        self._tallies[layer].merge(state)
+
+    def saved(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """What a checkpoint holds, by section."""
+        found = {_FOUND + section: state for section, state in self._found.items()}
+        return {layer: self.state(layer) for layer in self.sections} | found
+
+    def resume(self, sections: Mapping[str, State]) -> None:
+        """Go on from what `saved` gave."""
+        for layer in self.sections:
+            self.merge(layer, sections[layer])
 
     def result(self, settings: dict) -> Dissection:
         """The dissection, once all batches were added."""
-        setup = self._setup
+        setup, images = self._setup, self._found[_IMAGES]
         layers = {
             layer: LayerDissection(
                 name=layer,
@@ -197,38 +282,43 @@ class SecondPass:
                 iou_threshold=setup.iou_threshold,
                 intersection=tally.intersection.cpu(),
                 unit_area=tally.unit_area().cpu(),
-                concept_area=self._area,
-                top_maps=self._maps[layer].result(),
+                concept_area=images["area"],
                 upsampling=setup.convention.upsampling,
                 inclusive=setup.convention.inclusive,
-                label_size=self._label_size,
+                label_size=tuple(images["label_size"].tolist()),
                 scale_offset=setup.scale_offset.get(layer),
                 **self._found[layer],
             )
             for layer, tally in self._tallies.items()
         }
-        thumbnails = {i: self._thumbnails[i] for i in sorted(self._wanted)}
-        names = {i: image_name(setup.dataset, i) for i in sorted(self._wanted)}
+        thumbnails = dict(sorted(_parted(images).items()))
+        names = {i: image_name(setup.dataset, i) for i in thumbnails}
         return Dissection(layers=layers, settings=settings, thumbnails=thumbnails, image_names=names)
 
 
-def found_in(sections: Mapping[str, State]) -> dict[str, dict[str, torch.Tensor]]:
-    """What the first pass found, from the second one's states by section."""
-    return {layer: {name: state[name] for name in _FOUND} for layer, state in sections.items() if layer != _IMAGES}
+def found_in(sections: Mapping[str, State]) -> dict[str, State] | None:
+    """What the first pass found, from the second one's checkpoint; None where the sections are no such."""
+    found = {s.removeprefix(_FOUND): state for s, state in sections.items() if s.startswith(_FOUND)}
+    return found or None
 
 
-def _explained(layer: str, first: int, step: Callable):
-    """Run a step on one layer's output; its error is told with the layer's and the images' names."""
-    try:
-        return step()
-    except ValueError as error:
-        raise ValueError(f"layer {layer!r}, images from {first} on: {error}") from None
+def passes_of(sections: Mapping[str, State]) -> int | None:
+    """How many passes the run makes that has saved these sections; None where there are none."""
+    return (1 if _KEPT in sections else 2) if sections else None
+
+
+def check_kept(sections: Mapping[str, State], path: Path | None) -> None:
+    """ValueError or OSError where a single pass has saved these sections and what it kept is damaged."""
+    if _KEPT in sections:
+        KeptCells.check(path, int(sections[_KEPT]["bytes"]))
 
 
 def _thumbnail(image: torch.Tensor, dataset: ConceptDataset) -> bytes:
-    """A small JPEG of a normalised image."""
-    picture = Image.fromarray(to_rgb(image.cpu(), dataset).permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
+    """A small JPEG of a normalised image [3, H, W]."""
+    shrink = min(1.0, _THUMBNAIL / max(image.shape[1:]))
+    size = [max(1, round(side * shrink)) for side in image.shape[1:]]
+    small = F.interpolate(image.cpu().float()[None], size, mode="bilinear", antialias=True)[0]
+    picture = Image.fromarray(to_rgb(small, dataset).permute(1, 2, 0).contiguous().numpy())
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -25,6 +25,7 @@ class Recording:
     def __init__(self, model: nn.Module, layers: Sequence[str]):
         self.model = model
         self.layers = check_layers(model, layers)
+        self._see: Callable[[str, torch.Tensor], None] | None = None
         self._waiting: set[str] = set()
         self._handles: list = []
 
@@ -49,6 +50,8 @@ class Recording:
                 self.model(images)
         except _SeenAll:
             return
+        finally:
+            self._see = None  # what it refers to may refer to this
         if self._waiting:
             raise ValueError(f"the forward pass does not run the layer(s) {', '.join(sorted(self._waiting))}")
 

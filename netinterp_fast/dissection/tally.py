@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import torch
 
 from ..data.protocol import Concept
 from ..ops import concept_area, unit_concept_overlap
+from ..ops._grid import Placement
 from .conventions import Convention
-from .upsampling import placed
 
 
 class LabelBatch:
     """The labels of one batch on the label grid, with what every layer needs of them.
 
     labels int [B, L, H, W], image_labels int64 [B, S], area int64 [B, K] (pixels of each concept on each image),
-    category_labels / category_image_labels: the same maps with the concepts replaced by their categories, 1 ... n.
+    in_category bool [B, n_categories] (whether the image has a label of the category, 1 ... n).
     """
 
     def __init__(
@@ -24,9 +25,23 @@ class LabelBatch:
     ):
         self.labels = _resized(labels, mask_size) if mask_size else labels
         self.image_labels = image_labels
-        self.size = tuple(self.labels.shape[2:])
         self._category_of = category_of
         self.area = concept_area(self.labels, category_of.numel(), image_labels=image_labels)
+        n_categories = int(category_of.max()) + 1
+        self.in_category = self.area.new_zeros((self.area.shape[0], n_categories), dtype=torch.bool)
+        image, concept = self.area.nonzero(as_tuple=True)
+        self.in_category[image, category_of[concept]] = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.labels.shape[2:])
+
+    def part(self, images: slice) -> LabelBatch:
+        """That of some of the images."""
+        part = copy(self)
+        for name in ("labels", "image_labels", "area", "in_category"):
+            setattr(part, name, getattr(self, name)[images])
+        return part
 
     def by_category(self) -> tuple[torch.Tensor, torch.Tensor]:
         """labels and image_labels with category numbers in place of concept ids."""
@@ -63,18 +78,16 @@ class LayerTally:
         thresholds: torch.Tensor,
         category_of: torch.Tensor,
         convention: Convention,
-        scale_offset: tuple[float, float, float, float] | None = None,
     ):
-        self.thresholds, self.convention, self.scale_offset = thresholds, convention, scale_offset
+        self.thresholds, self.convention = thresholds, convention
         self._category_of = category_of
         n_units, n_concepts, n_categories = thresholds.numel(), category_of.numel(), int(category_of.max()) + 1
         groups = {"all": 1, "concept": n_concepts}.get(convention.unit_area_over, n_categories)
         self.intersection = torch.zeros((n_units, n_concepts), dtype=torch.int64, device=thresholds.device)
         self._area_by_group = torch.zeros((n_units, groups), dtype=torch.float64, device=thresholds.device)
 
-    def update(self, acts: torch.Tensor, batch: LabelBatch) -> None:
-        """acts [B, C, h, w] of the batch's images."""
-        maps, placement = placed(acts, batch.size, self.convention.upsampling, self.scale_offset)
+    def update(self, maps: torch.Tensor, placement: Placement, batch: LabelBatch, check_finite: bool = True) -> None:
+        """maps [B, C, h, w] of the batch's images, over which S is the bilinear surface, and where they lie."""
         overlap = unit_concept_overlap(
             maps,
             self.thresholds,
@@ -84,10 +97,11 @@ class LayerTally:
             inclusive=self.convention.inclusive,
             scale_offset=placement,
             out=self.intersection,
+            check_finite=check_finite,
         )
         area = overlap.unit_area.double()  # sums of pixel counts stay far below 2^53
         if self.convention.unit_area_over == "overlap":
-            for image in range(acts.shape[0]):
+            for image in range(maps.shape[0]):
                 meets = self._categories_met(maps[image : image + 1], placement, batch, image)
                 self._area_by_group += area[image, :, None] * meets
         else:
@@ -95,13 +109,9 @@ class LayerTally:
 
     def _images_in_group(self, batch: LabelBatch) -> torch.Tensor:
         """bool [B, groups]: the images over which a unit's area counts."""
-        present = batch.area > 0
         if self.convention.unit_area_over == "all":
-            return torch.ones_like(present[:, :1])
-        if self.convention.unit_area_over == "concept":
-            return present
-        member = torch.nn.functional.one_hot(self._category_of.to(present.device), self._area_by_group.shape[1])
-        return (present.float() @ member.float()) > 0
+            return torch.ones_like(batch.in_category[:, :1])
+        return batch.area > 0 if self.convention.unit_area_over == "concept" else batch.in_category
 
     def _categories_met(self, maps, placement, batch: LabelBatch, image: int) -> torch.Tensor:
         """bool [C, n_categories]: whether the unit's mask on one image overlaps a label of the category."""

@@ -103,6 +103,10 @@ class TopQuantile:
             self._bound.copy_(self._buffer[:, :kept].amin(1))
         return self
 
+    def bounds(self) -> torch.Tensor:
+        """What the thresholds will be at least, by the values seen so far: float32 [C]."""
+        return self._bound.clone()
+
     def thresholds(self) -> torch.Tensor:
         """T_k, float32 [C]. ValueError before all N values were seen."""
         if self.seen != self.n_values:

@@ -118,7 +118,9 @@ def unit_concept_overlap(
         _check_out(out, acts, n_concepts)
     compiling = torch.compiler.is_compiling()
     if not compiling:
-        _check_values(acts, thresholds, check_finite)
+        _check_thresholds(thresholds)
+        if check_finite:
+            refuse_infinite(acts)
 
     acts, thresholds, labels = acts.detach().contiguous(), thresholds.detach().contiguous(), labels.contiguous()
     unit_area, first_bad = run_op(
@@ -147,11 +149,15 @@ def _check_out(out, acts, n_concepts) -> None:
         )
 
 
-def _check_values(acts, thresholds, check_finite) -> None:
+def _check_thresholds(thresholds) -> None:
     if thresholds.isnan().any():
         unit = int(thresholds.isnan().to(torch.int8).argmax())
         raise ValueError(f"thresholds[{unit}] is NaN; a threshold is a number, +inf for a unit that never passes")
-    if not check_finite or acts.numel() == 0:
+
+
+def refuse_infinite(acts: torch.Tensor) -> None:
+    """ValueError, naming the first, for activations that are NaN or infinite, or whose range overflows float32."""
+    if acts.numel() == 0:
         return
     low, high = (bound.float() for bound in acts.detach().aminmax())
     if not (high - low).isfinite():

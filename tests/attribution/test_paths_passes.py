@@ -9,7 +9,8 @@ from gradient_nets import DOUBLE, ConvNet, close, net
 from torch import nn
 
 from netinterp_fast import _library, integrated_gradients, smoothgrad, use_backend
-from netinterp_fast.attribution.paths.rows import PeakMemory, parsed_budget
+from netinterp_fast._memory import parsed_budget
+from netinterp_fast.attribution.paths.rows import PeakMemory
 
 
 @pytest.fixture

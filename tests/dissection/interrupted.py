@@ -45,7 +45,8 @@ class Stopping(torch.nn.Module):
 
 
 def run(out: Path | None, model: torch.nn.Module | None = None, dataset: TinyDataset | None = None, **changes):
-    settings = {"quantile": 0.1, "progress": False, "batch_size": BATCH_SIZE, "checkpoint_every": 0} | changes
+    settings = {"quantile": 0.1, "progress": False, "batch_size": BATCH_SIZE, "checkpoint_every": 0, "passes": 2}
+    settings |= changes
     layers = settings.pop("layers", ["inner.relu", "inner.flat"])
     return dissect(model or Stopping(), dataset or TinyDataset(N_IMAGES), layers, out=out, **settings)
 

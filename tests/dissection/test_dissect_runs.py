@@ -9,7 +9,6 @@ from torch import nn
 
 from netinterp_fast import dissect
 from netinterp_fast.data.protocol import Concept
-from netinterp_fast.dissection import top_images as top_images_module
 from netinterp_fast.dissection.top_images import TopImages
 
 TENSORS = (
@@ -144,7 +143,7 @@ class Tuples(nn.Module):
         return self.pair(self.tokens(x)[:, :, :16])
 
 
-@pytest.mark.parametrize(("layer", "what"), [("tokens", r"\[7, 3, 256\]"), ("pair", "tuple")])
+@pytest.mark.parametrize(("layer", "what"), [("tokens", r"\[1, 3, 256\]"), ("pair", "tuple")])
 def test_outputs_that_are_not_maps(dataset, layer, what):
     with pytest.raises(
         ValueError, match=rf"layer '{layer}' gives {what}; dissection needs maps \[B, C, h, w\] or units"
@@ -290,16 +289,24 @@ def test_more_top_images_than_images(model, dataset):
     assert not result.top_maps[:, 7:].any()
 
 
-@pytest.mark.parametrize("merge_every", [1, 4, 1000])
-def test_top_images_with_many_ties_however_often_they_are_merged(monkeypatch, merge_every):
-    monkeypatch.setattr(top_images_module, "_MERGE_EVERY", merge_every)
+@pytest.mark.parametrize("sizes", [[40], [7, 1, 20, 12], [1] * 40, [3] * 13 + [1]])
+@pytest.mark.parametrize("n", [1, 4, 10])
+def test_top_images_with_many_ties(n, sizes):
     maxima = torch.randint(0, 4, (40, 3), generator=torch.Generator().manual_seed(1)).float()
-    top = TopImages(3, 10)
-    for batch in maxima.split([7, 1, 20, 12]):
-        top.update(batch)
-    images, values = top.result()
-    assert images.tolist() == [best_images(maxima[:, unit].tolist(), 10) for unit in range(3)]
+    maps = torch.rand(40, 3, 2, 5)
+    tops, parts = [TopImages(3, n), TopImages(3, n)], len(sizes) // 2
+    first = 0
+    for i, (values, acts) in enumerate(zip(maxima.split(sizes), maps.split(sizes), strict=True)):
+        exciting = tops[i >= parts].update(values, first, acts)
+        first += len(values)
+        assert exciting <= set(range(first - len(values), first))
+    whole = tops[1]
+    if parts:
+        whole.merge(*tops[0].held())
+    images, values, kept = whole.result()
+    assert images.tolist() == [best_images(maxima[:, unit].tolist(), n) for unit in range(3)]
     assert torch.equal(values, maxima.gather(0, images.T).T)
+    assert torch.equal(kept, maps[images, torch.arange(3)[:, None]])
 
 
 def test_scale_offset_places_the_maps(model, dataset):
@@ -329,10 +336,15 @@ def test_scale_offset_by_hand(dataset):
 
 
 def test_progress_is_shown_unless_refused(model, dataset, capsys):
-    dissect(model, dataset, ["relu"], quantile=0.1)
+    dissect(model, dataset, ["relu"], quantile=0.1, passes=2)
     shown = capsys.readouterr().err
     assert "pass 1 of 2" in shown
     assert "pass 2 of 2" in shown
+    assert re.search(r"images/s, bounded by [a-z ]+ \(decode \d+ %, forward \d+ %, tally \d+ %\)\n", shown)
+    dissect(model, dataset, ["relu"], quantile=0.1)
+    shown = capsys.readouterr().err
+    assert re.search(r"single pass: about \d[\d.]* KB to keep\n", shown)
+    assert "2 of 2" not in shown
     run(model, dataset)
     assert capsys.readouterr().err == ""
 

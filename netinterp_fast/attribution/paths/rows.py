@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..._memory import parsed_budget
 from ..checks import check_counts
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class _Usual(NamedTuple):
@@ -30,22 +28,6 @@ class _Usual(NamedTuple):
 # to keep a GPU busy.
 _USUAL = {"cpu": _Usual(6_200_000, 33_000_000, 9_700_000), "cuda": _Usual(64_000_000, 340_000_000, 100_000_000)}
 _CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
-
-
-def parsed_budget(budget: int | str | None) -> int | None:
-    """Bytes: a number, or text such as "512MiB"."""
-    if budget is None:
-        return None
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B?)\s*", budget, re.IGNORECASE)
-        if not match or match[2].upper() not in _UNITS:
-            raise ValueError(f"memory_budget is {budget!r}; it must be a number of bytes or text such as '512MiB'")
-        budget = int(float(match[1]) * _UNITS[match[2].upper()])
-    if isinstance(budget, bool) or not isinstance(budget, int):
-        raise TypeError(f"memory_budget is {budget!r}; it must be a number of bytes or text such as '512MiB'")
-    if budget <= 0:
-        raise ValueError(f"memory_budget is {budget}; it must be above 0")
-    return budget
 
 
 class BudgetTooSmall(ValueError):

@@ -1,0 +1,233 @@
+"""What a single pass over the data keeps of it, so that thresholds found at its end can be tallied without another."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from math import log
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ..ops import PackedCells, pack_cells, unpack_cells
+from ..ops._grid import Placement
+
+_LENGTH = 8  # bytes of a record's length and of its checksum, each
+_AT_ONCE = 8 * 2**20  # bytes of maps unpacked at a time: these stay in the cache
+_VALUES_KEPT = 4.5  # for each value above the level: itself and the neighbours that it does not share
+_TENSORS = PackedCells._fields[:-1]
+_LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+class KeptBatch(NamedTuple):
+    """A batch's labels, and by layer its packed maps and where those lie on the label grid."""
+
+    labels: torch.Tensor
+    image_labels: torch.Tensor
+    cells: dict[str, tuple[PackedCells, Placement]]
+
+
+class KeptCells:
+    """The cells that thresholds may still light, and the labels, of every batch of a pass.
+
+    In memory up to `budget` bytes. Beyond, the levels that have risen meanwhile are applied again, and what is left
+    goes to the end of a file, as records with a checksum each. `flush` sends everything there, for a checkpoint.
+
+    Args:
+        path: the file; what it holds is dropped, unless `resume` is called. None: a temporary one.
+        budget: bytes of cells and labels held in memory.
+        inclusive: keep for masks that compare with >=.
+    """
+
+    def __init__(self, path: Path | None, budget: int, inclusive: bool):
+        self.path, self.budget, self.inclusive = path, budget, inclusive
+        self._batches: list[dict[str, torch.Tensor]] = []
+        self._held = self.spilled = 0
+        self._file: BinaryIO | None = None
+
+    def add(
+        self,
+        labels: torch.Tensor,
+        image_labels: torch.Tensor,
+        cells: Mapping[str, tuple[PackedCells, Placement]],
+        levels: Mapping[str, torch.Tensor],
+    ) -> None:
+        """A batch's labels [B, L, H, W] and [B, S], and by layer its packed maps and where they lie on the label grid.
+
+        levels [C], by layer, is what thresholds are at least by now.
+        """
+        batch = _packed_labels(labels) | {"image_labels": image_labels.cpu()}
+        for layer, (packed, placement) in cells.items():
+            batch |= {f"{name}/{layer}": getattr(packed, name).cpu() for name in _TENSORS}
+            batch[f"shape/{layer}"] = torch.tensor(packed.shape)
+            batch[f"placement/{layer}"] = torch.tensor(placement, dtype=torch.float64)
+        self._batches.append(batch)
+        self._held += _bytes(batch)
+        if self._held > self.budget:
+            self.flush(levels)
+
+    def flush(self, levels: Mapping[str, torch.Tensor]) -> int:
+        """Send to the file what may still matter above the levels; returns how many bytes the file has then.
+
+        OSError where it can not be written, naming the file; nothing is lost then.
+        """
+        while self._batches:
+            record = _framed(save(_above(self._batches[0], levels, self.inclusive)))
+            try:
+                self._opened().write(record)
+                self._file.flush()
+            except OSError as error:
+                self._file.truncate(self.spilled)
+                self._file.seek(self.spilled)
+                where = self.path or f"a temporary file in {tempfile.gettempdir()}"
+                raise OSError(
+                    error.errno, f"the cells of a single pass can not be written to {where}: {error.strerror}; make "
+                    "room there, or run with passes=2, which keeps none"
+                ) from None  # fmt: skip
+            self.spilled += len(record)
+            self._held -= _bytes(self._batches.pop(0))
+        return self.spilled
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            if self.path:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w+b") if self.path else tempfile.TemporaryFile()  # noqa: SIM115
+        return self._file
+
+    def sync(self) -> None:
+        """Have the system write the file to the disk."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def resume(self, length: int) -> None:
+        """Go on with the first `length` bytes of the file, whole records by `check`."""
+        self._file = self.path.open("r+b")
+        self._file.truncate(length)
+        self._file.seek(length)
+        self.spilled = length
+
+    @staticmethod
+    def check(path: Path, length: int) -> None:
+        """ValueError or OSError unless the file begins with undamaged records of this length in all."""
+        with path.open("rb") as file:
+            for _ in _records(file, length, path):
+                pass
+
+    def replay(self) -> Iterator[KeptBatch]:
+        """All batches in the order they came in."""
+        for batch in self._all():
+            layers = [name.removeprefix("shape/") for name in batch if name.startswith("shape/")]
+            yield KeptBatch(_unpacked_labels(batch), batch["image_labels"], {x: _cells(batch, x) for x in layers})
+
+    def _all(self) -> Iterator[dict[str, torch.Tensor]]:
+        if self._file:
+            self._file.seek(0)
+            yield from _records(self._file, self.spilled, self.path)
+        yield from self._batches
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def estimated_bytes(shape: tuple[int, int, int], n_images: int, quantile: float) -> int:
+    """About what is kept of maps [C, h, w] in all: in a random order q (1 + log 1 / q) of the values are above the
+    bound as it stands when they come."""
+    c, h, w = shape
+    kept = _VALUES_KEPT * quantile * (1 + log(1 / quantile)) if quantile else 0
+    return int(n_images * c * h * w * (4 * min(1, kept) + 1 / 8))
+
+
+def _above(batch: dict[str, torch.Tensor], levels: Mapping[str, torch.Tensor], inclusive: bool) -> dict:
+    """The batch without what lies below the levels."""
+    batch = dict(batch)
+    for layer, level in levels.items():
+        packed, _ = _cells(batch, layer)
+        parts = []
+        for images, maps in unpacked_in_parts(packed, torch.device("cpu")):
+            part = pack_cells(maps, level.cpu(), inclusive=inclusive)
+            parts.append(part._replace(planes=part.planes + images.start * packed.shape[1]))
+        for name in _TENSORS:
+            batch[f"{name}/{layer}"] = torch.cat([getattr(part, name) for part in parts])
+    return batch
+
+
+def _cells(batch: Mapping[str, torch.Tensor], layer: str) -> tuple[PackedCells, Placement]:
+    parts = (batch[f"{name}/{layer}"] for name in _TENSORS)
+    packed = PackedCells(*parts, tuple(batch[f"shape/{layer}"].tolist()))
+    return packed, Placement(*batch[f"placement/{layer}"].tolist())
+
+
+def unpacked_in_parts(packed: PackedCells, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The maps of a few images at a time, on a device, and which images those are."""
+    n_images, c, h, w = packed.shape
+    step = max(1, _AT_ONCE // max(1, 4 * c * h * w))
+    for first in range(0, n_images, step):
+        images = slice(first, min(first + step, n_images))
+        part = _of_images(packed, images)
+        yield images, unpack_cells(part._replace(**{name: getattr(part, name).to(device) for name in _TENSORS}))
+
+
+def _of_images(packed: PackedCells, images: slice) -> PackedCells:
+    """The part of some of a batch's images."""
+    _, n_units, h, w = packed.shape
+    begin, end = images.start, images.stop
+    bounds = torch.tensor([begin * n_units, end * n_units], dtype=torch.int32)
+    first, last = torch.searchsorted(packed.planes, bounds).tolist()
+    skipped, taken = int(packed.counts[:first].sum()), int(packed.counts[first:last].sum())
+    return PackedCells(
+        packed.planes[first:last] - begin * n_units,
+        packed.counts[first:last],
+        packed.bits[first:last],
+        packed.values[skipped : skipped + taken],
+        (end - begin, n_units, h, w),
+    )
+
+
+def _packed_labels(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Label maps compressed, each image's apart, in the narrowest type that holds their ids."""
+    labels = labels.cpu()
+    low, high = (int(x) for x in labels.long().aminmax()) if labels.numel() else (0, 0)
+    fitting = (dtype for dtype in _LABEL_TYPES if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max)
+    dtype = next(fitting)
+    blobs = [zlib.compress(image.to(dtype).contiguous().numpy().tobytes(), 1) for image in labels]
+    data = torch.frombuffer(bytearray(b"".join(blobs) or b"\0"), dtype=torch.uint8)
+    shape = [_LABEL_TYPES.index(dtype), *labels.shape]
+    return {"labels": data, "label_sizes": torch.tensor([len(b) for b in blobs]), "label_shape": torch.tensor(shape)}
+
+
+def _unpacked_labels(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    kind, *shape = batch["label_shape"].tolist()
+    blobs = batch["labels"][: int(batch["label_sizes"].sum())].split(batch["label_sizes"].tolist())
+    data = bytearray(b"".join(zlib.decompress(blob.numpy()) for blob in blobs))
+    dtype = _LABEL_TYPES[kind]
+    return torch.frombuffer(data, dtype=dtype).view(shape) if data else torch.zeros(shape, dtype=dtype)
+
+
+def _bytes(batch: Mapping[str, torch.Tensor]) -> int:
+    return sum(part.nbytes for part in batch.values())
+
+
+def _framed(record: bytes) -> bytes:
+    return len(record).to_bytes(_LENGTH, "little") + zlib.crc32(record).to_bytes(_LENGTH, "little") + record
+
+
+def _records(file: BinaryIO, length: int, path: Path | None) -> Iterator[dict[str, torch.Tensor]]:
+    """The records in the first `length` bytes; ValueError for a damaged one."""
+    position = 0
+    while position < length:
+        size, checksum = (int.from_bytes(file.read(_LENGTH), "little") for _ in range(2))
+        position += 2 * _LENGTH + size
+        record = file.read(size) if position <= length else b""
+        if len(record) != size or zlib.crc32(record) != checksum:
+            raise ValueError(f"{path or 'a temporary file'}, the cells of a single pass, is damaged")
+        try:
+            yield load(record)
+        except SafetensorError as error:
+            raise ValueError(f"{path or 'a temporary file'} is damaged: {error}") from None
