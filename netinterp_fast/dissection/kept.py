@@ -6,9 +6,10 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from math import log
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -48,7 +49,7 @@ class KeptCells:
         self.path, self.budget, self.inclusive = path, budget, inclusive
         self._batches: list[dict[str, torch.Tensor]] = []
         self._held = self.spilled = 0
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def add(
         self,
@@ -79,11 +80,11 @@ class KeptCells:
         while self._batches:
             record = _framed(save(_above(self._batches[0], levels, self.inclusive)))
             try:
-                self._opened().write(record)
-                self._file.flush()
+                _write(self._opened(), record)
             except OSError as error:
-                self._file.truncate(self.spilled)
-                self._file.seek(self.spilled)
+                if self._file:
+                    self._file.truncate(self.spilled)
+                    self._file.seek(self.spilled)
                 where = self.path or f"a temporary file in {tempfile.gettempdir()}"
                 raise OSError(
                     error.errno, f"the cells of a single pass can not be written to {where}: {error.strerror}; make "
@@ -93,11 +94,12 @@ class KeptCells:
             self._held -= _bytes(self._batches.pop(0))
         return self.spilled
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> FileIO:
         if self._file is None:
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w+b") if self.path else tempfile.TemporaryFile()  # noqa: SIM115
+            new = self.path.open if self.path else tempfile.TemporaryFile
+            self._file = new("w+b", buffering=0)  # what can not be written would stay in a buffer
         return self._file
 
     def sync(self) -> None:
@@ -107,7 +109,7 @@ class KeptCells:
 
     def resume(self, length: int) -> None:
         """Go on with the first `length` bytes of the file, whole records by `check`."""
-        self._file = self.path.open("r+b")
+        self._file = self.path.open("r+b", buffering=0)
         self._file.truncate(length)
         self._file.seek(length)
         self.spilled = length
@@ -115,7 +117,7 @@ class KeptCells:
     @staticmethod
     def check(path: Path, length: int) -> None:
         """ValueError or OSError unless the file begins with undamaged records of this length in all."""
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             for _ in _records(file, length, path):
                 pass
 
@@ -218,13 +220,28 @@ def _framed(record: bytes) -> bytes:
     return len(record).to_bytes(_LENGTH, "little") + zlib.crc32(record).to_bytes(_LENGTH, "little") + record
 
 
-def _records(file: BinaryIO, length: int, path: Path | None) -> Iterator[dict[str, torch.Tensor]]:
+def _write(file: FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _read(file: FileIO, size: int) -> bytes:
+    """So many bytes, or fewer at the end of the file."""
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _records(file: FileIO, length: int, path: Path | None) -> Iterator[dict[str, torch.Tensor]]:
     """The records in the first `length` bytes; ValueError for a damaged one."""
     position = 0
     while position < length:
-        size, checksum = (int.from_bytes(file.read(_LENGTH), "little") for _ in range(2))
+        size, checksum = (int.from_bytes(_read(file, _LENGTH), "little") for _ in range(2))
         position += 2 * _LENGTH + size
-        record = file.read(size) if position <= length else b""
+        record = _read(file, size) if position <= length else b""
         if len(record) != size or zlib.crc32(record) != checksum:
             raise ValueError(f"{path or 'a temporary file'}, the cells of a single pass, is damaged")
         try:
