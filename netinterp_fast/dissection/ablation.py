@@ -47,8 +47,8 @@ def unit_ablation(
     What comes before the layer runs once a batch. What comes behind it runs on many copies of the batch at once, with
     another set of units ablated in each; what bypasses the layer is shared by the copies. The model may be any: its own
     code runs again from the layer's output on. Where that is not possible (it decides by values behind the layer, has
-    autograd functions of its own there, changes in place what bypasses the layer ...), a warning says why, and the
-    whole model runs once a set: slower, the same counts.
+    autograd functions of its own there, changes in place what bypasses the layer, is compiled ...), a warning says
+    why, and the whole model runs once a set: slower, the same counts.
 
     An image counts as correct where the output of its class is the largest; of several that are equal, the first is.
     As sums of floats depend a little on how many rows are summed at once, a prediction that hangs on their last bits
@@ -117,6 +117,8 @@ class _Run:
         self._model, self._layer, self._sets, self._copies = model, layer, sets, copies
         self._value, self._dim = value, dim
         self._attempts, self._refusal, self._compared = _ATTEMPTS, None, False
+        if any(hasattr(module, "_orig_mod") for module in model.modules()):
+            self._attempts, self._refusal = 0, "it is compiled"
         self._change: _Change | None = None  # this and what follows: once the layer's output was seen
         self._masks = self._images = self._correct = torch.empty(0)
 

@@ -90,14 +90,16 @@ class Ablation:
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
 
     def summary(self, best: int = 8) -> str:
-        """A few lines: the accuracy, and the units (or sets) whose loss costs one class most."""
+        """A few lines: the accuracy, and the units (or sets) whose loss costs one class most, with that class."""
         total, right = int(self.images.sum()), int(self.correct.sum())
         lines = [
             f"{self.layer}: {len(self.units)} ablations, {len(self.classes)} classes, {total} images, "
             f"{right / total:.1%} recognised"
         ]
         worst, where = self.drop.nan_to_num(-1).max(dim=1)
-        for i in worst.argsort(descending=True, stable=True)[:best].tolist():
+        if not (worst > 0).any():
+            lines.append("    no class loses anything")
+        for i in (i for i in worst.argsort(descending=True, stable=True)[:best].tolist() if worst[i] > 0):
             k = int(where[i])
             change = f"{self.classes[k]} {self.accuracy[k]:.1%} to {self.accuracy_without[i, k]:.1%}"
             left = int(self.correct_without[i].sum())

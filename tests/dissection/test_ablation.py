@@ -118,6 +118,26 @@ def test_what_can_not_be_gone_on_from_is_run_as_a_whole_and_says_so(net, layer):
     assert_as_brute_force(result, model, data, layer)
 
 
+class Compiled(nn.Module):
+    """Looks like what torch.compile returns, which takes long."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._orig_mod = model
+
+    def forward(self, x):
+        return self._orig_mod(x)
+
+
+def test_a_compiled_model_is_run_as_a_whole():
+    model, data = problem(Plain)
+    compiled = Compiled(model)
+    with pytest.warns(UserWarning, match="can not go on from the output of '_orig_mod.2' .it is compiled") as caught:
+        result = run(compiled, data, "_orig_mod.2")
+    assert len(caught) == 1
+    assert_as_brute_force(result, model, data, "2")
+
+
 def test_what_a_model_keeps_from_its_first_pass_costs_one_batch():
     model, data = problem(KeepsAGrid)
     with pytest.warns(UserWarning, match="calls .* where it called something else") as caught:
@@ -380,7 +400,8 @@ def test_a_pass_that_goes_on_holds_no_more_than_the_model_does():
     held = sum(tensor.nbytes for tensor in start._notes.tensors if tensor.device.type == "cpu")
     assert held == (6 + 5) * start.layer_output.nbytes // 6  # what the layer gave and what it was given
     changed = start.resume(lambda output: output * 2)
-    assert torch.equal(changed, model[5:](model[:5](data.tensors[0]) * 2))
+    layers = list(model)
+    assert torch.equal(changed, nn.Sequential(*layers[5:])(nn.Sequential(*layers[:5])(data.tensors[0]) * 2))
 
 
 def test_a_model_that_catches_errors_can_not_hide_that_it_goes_another_way():
