@@ -86,10 +86,10 @@ def unit_ablation(
     check_counts(0, num_workers=num_workers)
     if copies is not None:
         check_counts(copies=copies)
-    device = torch.device(device) if device is not None else next(model.parameters(), torch.empty(0)).device
-    run = _Run(model.to(device), layer, None if units is None else _checked_sets(units), value, dim, copies)
     if not isinstance(data, Iterable | Dataset):
         raise TypeError(f"data is a {type(data).__name__}; it must be a Dataset, or batches (images, classes)")
+    device = torch.device(device) if device is not None else next(model.parameters(), torch.empty(0)).device
+    run = _Run(model.to(device), layer, None if units is None else _checked_sets(units), value, dim, copies)
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size, num_workers=num_workers)
     done = 0
@@ -99,6 +99,8 @@ def unit_ablation(
                 run.add(done, images.to(device), labels.to(device))
                 done += len(images)
                 bar.update(len(images))
+    if not done:
+        raise ValueError("data has no images")
     return run.result(classes)
 
 
@@ -119,8 +121,9 @@ class _Run:
         self._attempts, self._refusal, self._compared = _ATTEMPTS, None, False
         if any(hasattr(module, "_orig_mod") for module in model.modules()):
             self._attempts, self._refusal = 0, "it is compiled"
-        self._change: _Change | None = None  # this and what follows: once the layer's output was seen
-        self._masks = self._images = self._correct = torch.empty(0)
+        self._change: _Change | None = None  # once the layer's output was seen
+        self._images: torch.Tensor | int = 0  # int64 [K]
+        self._correct: torch.Tensor | int = 0  # int64 [1 + n_sets, K]
 
     def add(self, first: int, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A batch: the number of its first image, images [B, ...] and labels int64 [B], on the device."""
@@ -128,13 +131,10 @@ class _Run:
         if correct is None:
             correct = self._counted(first, _Whole(self._model, self._layer, images), labels)
             self._warn()
-        n_images = torch.bincount(labels, minlength=correct.shape[1])
-        self._images = n_images + (self._images if self._images.numel() else 0)
-        self._correct = correct + (self._correct if self._correct.numel() else 0)
+        self._images = self._images + torch.bincount(labels, minlength=correct.shape[1])
+        self._correct = self._correct + correct
 
     def result(self, classes: Sequence[str] | None) -> Ablation:
-        if not self._images.numel():
-            raise ValueError("data has no images")
         n_classes = len(self._images)
         names = [str(i) for i in range(n_classes)] if classes is None else [str(name) for name in classes]
         if len(names) != n_classes:

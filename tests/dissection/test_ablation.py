@@ -28,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from netinterp_fast import Ablation, unit_ablation
-from netinterp_fast.interpose import CannotResumeError, Resumable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -390,35 +389,3 @@ def test_a_layer_of_a_scripted_model_is_not_seen():
     model, data = problem(Plain)
     with pytest.raises(ValueError, match=r"does not run the layer '2' \(or not in Python"):
         run(torch.jit.trace(model.eval(), data.tensors[0]), data, "2")
-
-
-@torch.no_grad()
-def test_a_pass_that_goes_on_holds_no_more_than_the_model_does():
-    model, data = problem(Chain)
-    start = Resumable(model, "4", data.tensors[0])
-    assert {tensor.device.type for tensor in start._notes.tensors} == {"cpu", "meta"}
-    held = sum(tensor.nbytes for tensor in start._notes.tensors if tensor.device.type == "cpu")
-    assert held == (6 + 5) * start.layer_output.nbytes // 6  # what the layer gave and what it was given
-    changed = start.resume(lambda output: output * 2)
-    layers = list(model)
-    assert torch.equal(changed, nn.Sequential(*layers[5:])(nn.Sequential(*layers[:5])(data.tensors[0]) * 2))
-
-
-def test_a_model_that_catches_errors_can_not_hide_that_it_goes_another_way():
-    class Hides(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.again = nn.Linear(3, 3), False
-
-        def forward(self, x):
-            try:
-                x = x.sin() if self.again else x.cos()
-            except RuntimeError:
-                x = x + 1
-            return self.layer(x)
-
-    model = Hides()
-    start = Resumable(model, "layer", torch.rand(2, 3))
-    model.again = True
-    with pytest.raises(CannotResumeError, match="calls sin where"):
-        start.resume(torch.clone)
