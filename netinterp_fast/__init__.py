@@ -26,9 +26,10 @@ from .attribution import (
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
 from .compat import accelerate
-from .dissection import Dissection, TopQuantile, dissect
+from .dissection import Ablation, Dissection, TopQuantile, dissect, unit_ablation
 
 __all__ = [
+    "Ablation",
     "Dissection",
     "FullGrad",
     "PathInfo",
@@ -54,6 +55,7 @@ __all__ = [
     "rules",
     "saliency",
     "smoothgrad",
+    "unit_ablation",
     "use_backend",
     "why_not",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -22,3 +23,15 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
     if len(set(layers)) != len(layers):
         raise ValueError(f"layers names one twice: {', '.join(layers)}")
     return list(layers)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards every module has the training flag that it had."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag

@@ -1,5 +1,7 @@
 """Network dissection: which concepts the units of a network detect."""
 
+from .ablation import unit_ablation
+from .ablation_results import Ablation
 from .conventions import CONVENTIONS, Convention, get_convention
 from .dissect import dissect
 from .results import Dissection, LayerDissection, UnitLabel
@@ -7,6 +9,7 @@ from .thresholds import TopQuantile
 
 __all__ = [
     "CONVENTIONS",
+    "Ablation",
     "Convention",
     "Dissection",
     "LayerDissection",
@@ -14,4 +17,5 @@ __all__ = [
     "UnitLabel",
     "dissect",
     "get_convention",
+    "unit_ablation",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .._layers import check_layers
+from .._layers import check_layers, evaluating
 
 
 class _SeenAll(Exception):
@@ -30,8 +30,8 @@ class Recording:
         self._handles: list = []
 
     def __enter__(self) -> Recording:
-        self._training = {module: module.training for module in self.model.modules()}
-        self.model.eval()
+        self._evaluating = evaluating(self.model)
+        self._evaluating.__enter__()
         modules = dict(self.model.named_modules())
         self._handles = [modules[name].register_forward_hook(self._hook(name)) for name in self.layers]
         return self
@@ -39,8 +39,7 @@ class Recording:
     def __exit__(self, *exception) -> None:
         for handle in self._handles:
             handle.remove()
-        for module, training in self._training.items():
-            module.training = training
+        self._evaluating.__exit__(*exception)
 
     def run(self, images: torch.Tensor, see: Callable[[str, torch.Tensor], None]) -> None:
         """Call see(layer, output) for every layer; ValueError if the forward pass does not reach one."""
