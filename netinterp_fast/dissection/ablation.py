@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .._layers import check_layers, evaluating
-from ..attribution.checks import check_counts
+from .._numbers import check_counts
 from ..interpose import CannotResumeError, Resumable, changed_output
 from .ablation_results import Ablation
 

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ... import ops
+from ..._numbers import check_counts, check_seed
 from ...ops._checks import real_dtype
-from ..checks import check_counts, check_seed
 from ..targets import AnyTarget, class_targets
 from .explained import Explained, Inputs, checked_inputs, copies, rows_of
 from .saliency import saliency

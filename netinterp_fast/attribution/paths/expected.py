@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ... import ops
-from ..checks import check_counts, check_seed
+from ..._numbers import check_counts, check_seed
 from ..gradients.explained import Explained, Inputs, checked_inputs, copies, gradients_of, gradients_on
 from ..gradients.smoothing import Means, by_example, noisy_copies, resolved_target, shares
 from ..targets import AnyTarget, selection

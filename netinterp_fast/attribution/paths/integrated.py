@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..._numbers import check_counts
 from ..baselines import Baseline, checked_baselines
-from ..checks import check_counts
 from ..gradients.explained import Explained, Inputs, Layer, per_target
 from ..targets import AnyTarget, checked_targets
 from .nodes import Nodes, nodes, refinement

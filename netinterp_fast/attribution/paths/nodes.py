@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from ..checks import check_counts
+from ..._numbers import check_counts
 
 Nodes = tuple[torch.Tensor, torch.Tensor]  # alphas and weights, float64 [K]
 METHODS = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid", "graded")

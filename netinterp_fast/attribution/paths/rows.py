@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..._memory import parsed_budget
-from ..checks import check_counts
+from ..._numbers import check_counts
 
 
 class _Usual(NamedTuple):

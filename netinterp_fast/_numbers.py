@@ -1,4 +1,4 @@
-"""Checks of the numbers that attributions take."""
+"""Checks of numbers that are given as arguments."""
 
 from __future__ import annotations
 
