@@ -98,6 +98,20 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
         default="1GiB",
         help="memory for what a single pass keeps, such as 512MiB; the rest goes to a file in --out (default 1GiB)",
     )
+    add(
+        "--null-samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="shuffle the labels among the images N times, for a p-value of each unit (default 0)",
+    )
+    add(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N samples of the images, for an interval of each unit's IoU (default 0)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
 
@@ -180,6 +194,8 @@ def _dissect(options: argparse.Namespace) -> int:
         checkpoint_every=options.checkpoint_every,
         passes=options.passes if options.passes == "auto" else int(options.passes),
         memory_budget=options.memory_budget,
+        null_samples=options.null_samples,
+        bootstrap=options.bootstrap,
     )
     if _is_first_process():
         _tell(result, out)

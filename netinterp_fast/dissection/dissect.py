@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,12 +16,14 @@ from tqdm import tqdm
 
 from .. import __version__
 from .._memory import parsed_budget
+from .._numbers import check_counts, check_seed
 from ..data.protocol import Concept, ConceptDataset
 from ..ops._grid import checked_placement
+from .chance import Chance, iou_intervals, null_iou
 from .checkpoints import Checkpoints, Saved
 from .conventions import get_convention
 from .kept import KeptCells
-from .passes import FirstPass, SecondPass, Setup, check_kept, found_in, passes_of
+from .passes import FirstPass, Found, SecondPass, Setup, check_kept, found_in, passes_of
 from .plan import Room, planned_passes
 from .ranks import Ranks
 from .recording import Recording
@@ -55,6 +58,9 @@ def dissect(
     checkpoint_every: float = 60,
     passes: int | str = "auto",
     memory_budget: int | str = "1GiB",
+    null_samples: int = 0,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> Dissection:
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
@@ -93,6 +99,10 @@ def dissect(
             the bit. "auto" takes 1 where there is room for about as much as that will be.
         memory_budget: bytes, or text such as "512MiB", of what a single pass keeps in memory. The file is in `out`, or
             where temporary files are.
+        null_samples: how often to shuffle the labels among the images: each unit's best IoU then is what chance gives
+            it, `result[layer].null_iou`, from which `p_values` follow. Needs a single pass, as the next does.
+        bootstrap: how many samples of the images to draw, for an interval of each unit's IoU, `iou_interval`.
+        seed: of both.
 
     Returns:
         A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.
@@ -116,9 +126,14 @@ def dissect(
         iou_threshold=iou_threshold, batch_size=batch_size, num_workers=num_workers, top_images=top_images,
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
+    check_counts(0, null_samples=null_samples, bootstrap=bootstrap)
+    check_seed(seed)
+    chance = Chance(null_samples, bootstrap, seed)
+    if chance and passes == 2:
+        raise ValueError("null_samples and bootstrap need what a single pass keeps; passes is 2")
     run = _Run(
         model, dataset, layers, get_convention(convention, **switches), iou_threshold, batch_size, device, num_workers,
-        top_images, progress, dict(scale_offset or {}),
+        top_images, progress, dict(scale_offset or {}), chance,
     )  # fmt: skip
     room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
     settings = run.settings(convention)
@@ -132,7 +147,7 @@ def dissect(
         checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.ranks.rank)
         saved = checkpoints.load(resume, lambda saved: check_kept(saved.sections, room.cells(run.ranks.rank)))
     start = time.time()
-    result = run.result(settings, checkpoints, saved, passes, room)
+    result = run.result(settings, checkpoints, saved, 1 if chance else passes, room)
     settings["time"] = {
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - start, 3),
@@ -149,7 +164,7 @@ class _Run:
 
     def __init__(
         self, model, dataset, layers, convention, iou_threshold, batch_size, device, num_workers, top_images, progress,
-        scale_offset,
+        scale_offset, chance,
     ):  # fmt: skip
         concepts = _check_concepts(dataset)
         recording = Recording(model, layers)
@@ -165,7 +180,7 @@ class _Run:
             dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images, scale_offset
         )
         self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
-        self.progress = progress and self.ranks.rank == 0
+        self.progress, self.chance = progress and self.ranks.rank == 0, chance
         # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
         self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
 
@@ -188,7 +203,7 @@ class _Run:
             "iou_threshold": setup.iou_threshold,
             "top_images": setup.top_images,
             "fingerprint": fingerprint(self.model, setup.dataset),
-        }
+        } | (asdict(self.chance) if self.chance else {})
 
     def identity(self, settings: dict) -> dict:
         """What a checkpoint must agree in, beyond the settings: whatever could change a float or the batches."""
@@ -214,13 +229,17 @@ class _Run:
             found = next(filter(None, self.ranks.gather(found_in(saved.sections))), None)
             if found is None:
                 first = self._added(FirstPass(setup, kept), checkpoints, saved)
-                found = self._whole(first, FirstPass(setup)).found()
+                found = self.ranks.merged(first, FirstPass(setup)).found()
             second = SecondPass(setup, found)
             if kept:
                 self._add_kept(second, kept)
             else:
                 second = self._added(second, checkpoints, saved)
-            result = self._whole(second, SecondPass(setup, found)).result(settings)
+            result = self.ranks.merged(second, SecondPass(setup, found)).result(settings)
+            if self.chance:
+                self._judge(result, found, kept)
+        if kept:
+            kept.close()
         self._tell(setup.clock.summary(len(setup.dataset)))
         return result
 
@@ -257,16 +276,17 @@ class _Run:
             for batch in kept.replay():
                 second.add_kept(batch)
                 bar.update(batch.labels.shape[0])
-        kept.close()
 
-    def _whole(self, part: _Pass, empty: _Pass) -> _Pass:
-        """The parts of all ranks, merged."""
-        if self.ranks.size == 1:
-            return part
-        for section in part.sections:
-            for state in self.ranks.gather(part.state(section)):
-                empty.merge(section, state)
-        return empty
+    def _judge(self, result: Dissection, found: Found, kept: KeptCells) -> None:
+        """Complete the result by what tells chance from more."""
+        n = self.chance.null_samples
+        with tqdm(desc="shuffled labels", unit="sample", total=n, disable=not (n and self.progress)) as bar:
+            null = null_iou(self.setup, found, kept, self.ranks, self.chance, bar.update)
+        for key, layer in result.layers.items():
+            layer.null_iou = null.get(key)
+        if self.chance.bootstrap:
+            for key, interval in iou_intervals(self.setup, result.layers, kept, self.ranks, self.chance).items():
+                result.layers[key].iou_interval = interval
 
     def _loaded(self, title: str, done: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """First image, images, labels, image_labels of each of this rank's batches after the `done` first, on the

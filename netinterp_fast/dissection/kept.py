@@ -17,17 +17,18 @@ from safetensors.torch import load, save
 
 from ..ops import PackedCells, pack_cells, unpack_cells
 from ..ops._grid import Placement
+from .kept_labels import ImageLabels, labels_of_images, packed_labels, stacked
 
 _LENGTH = 8  # bytes of a record's length and of its checksum, each
 _AT_ONCE = 8 * 2**20  # bytes of maps unpacked at a time: these stay in the cache
 _VALUES_KEPT = 4.5  # for each value above the level: itself and the neighbours that it does not share
 _TENSORS = PackedCells._fields[:-1]
-_LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class KeptBatch(NamedTuple):
-    """A batch's labels, and by layer its packed maps and where those lie on the label grid."""
+    """A batch: its first image's number, labels, and by layer packed maps and where those lie on the label grid."""
 
+    first: int
     labels: torch.Tensor
     image_labels: torch.Tensor
     cells: dict[str, tuple[PackedCells, Placement]]
@@ -53,16 +54,18 @@ class KeptCells:
 
     def add(
         self,
+        first: int,
         labels: torch.Tensor,
         image_labels: torch.Tensor,
         cells: Mapping[str, tuple[PackedCells, Placement]],
         levels: Mapping[str, torch.Tensor],
     ) -> None:
-        """A batch's labels [B, L, H, W] and [B, S], and by layer its packed maps and where they lie on the label grid.
+        """A batch: the number of its first image, labels [B, L, H, W] and [B, S], and by layer its packed maps and
+        where they lie on the label grid.
 
         levels [C], by layer, is what thresholds are at least by now.
         """
-        batch = _packed_labels(labels) | {"image_labels": image_labels.cpu()}
+        batch = packed_labels(labels, image_labels) | {"first": torch.tensor(first)}
         for layer, (packed, placement) in cells.items():
             batch |= {f"{name}/{layer}": getattr(packed, name).cpu() for name in _TENSORS}
             batch[f"shape/{layer}"] = torch.tensor(packed.shape)
@@ -125,7 +128,13 @@ class KeptCells:
         """All batches in the order they came in."""
         for batch in self._all():
             layers = [name.removeprefix("shape/") for name in batch if name.startswith("shape/")]
-            yield KeptBatch(_unpacked_labels(batch), batch["image_labels"], {x: _cells(batch, x) for x in layers})
+            cells = {layer: _cells(batch, layer) for layer in layers}
+            yield KeptBatch(int(batch["first"]), *stacked(labels_of_images(batch)), cells)
+
+    def labels(self) -> dict[int, ImageLabels]:
+        """Those of each image, by its number."""
+        of_batches = ((int(batch["first"]), labels_of_images(batch)) for batch in self._all())
+        return {first + i: image for first, images in of_batches for i, image in enumerate(images)}
 
     def _all(self) -> Iterator[dict[str, torch.Tensor]]:
         if self._file:
@@ -190,26 +199,6 @@ def _of_images(packed: PackedCells, images: slice) -> PackedCells:
         packed.values[skipped : skipped + taken],
         (end - begin, n_units, h, w),
     )
-
-
-def _packed_labels(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Label maps compressed, each image's apart, in the narrowest type that holds their ids."""
-    labels = labels.cpu()
-    low, high = (int(x) for x in labels.long().aminmax()) if labels.numel() else (0, 0)
-    fitting = (dtype for dtype in _LABEL_TYPES if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max)
-    dtype = next(fitting)
-    blobs = [zlib.compress(image.to(dtype).contiguous().numpy().tobytes(), 1) for image in labels]
-    data = torch.frombuffer(bytearray(b"".join(blobs) or b"\0"), dtype=torch.uint8)
-    shape = [_LABEL_TYPES.index(dtype), *labels.shape]
-    return {"labels": data, "label_sizes": torch.tensor([len(b) for b in blobs]), "label_shape": torch.tensor(shape)}
-
-
-def _unpacked_labels(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    kind, *shape = batch["label_shape"].tolist()
-    blobs = batch["labels"][: int(batch["label_sizes"].sum())].split(batch["label_sizes"].tolist())
-    data = bytearray(b"".join(zlib.decompress(blob.numpy()) for blob in blobs))
-    dtype = _LABEL_TYPES[kind]
-    return torch.frombuffer(data, dtype=dtype).view(shape) if data else torch.zeros(shape, dtype=dtype)
 
 
 def _bytes(batch: Mapping[str, torch.Tensor]) -> int:

@@ -25,7 +25,7 @@ from .clock import Clock
 from .conventions import Convention
 from .kept import KeptBatch, KeptCells, unpacked_in_parts
 from .recording import Recording
-from .results import Dissection, LayerDissection
+from .results import Dissection, LayerDissection, iou
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
 from .top_images import TopImages
@@ -38,6 +38,7 @@ _KEPT = "kept:"  # of a single pass's checkpoints: what is kept beside them
 _FOUND = "found:"  # begins the sections of the second pass's checkpoints that are the first one's results
 _TOP = ("top_images", "top_activations", "top_maps")
 State = Mapping[str, torch.Tensor]
+Found = Mapping[str, State]  # by the first pass, see `FirstPass.found`
 
 
 @dataclass
@@ -70,6 +71,11 @@ class Setup:
             name = image_name(self.dataset, image)
             raise ValueError(f"image {image} ({name}) has the label {label}, which is not the id of a concept")
         return batch
+
+    def kept_labels(self, kept: KeptBatch) -> LabelBatch:
+        """The labels of a batch that a single pass has kept; they were checked then."""
+        labels, image_labels = kept.labels.to(self.device), kept.image_labels.to(self.device)
+        return LabelBatch(labels, image_labels, self.category_of, self.convention.mask_size)
 
     def placed(self, layer: str, maps: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, Placement]:
         """A layer's maps, made such that the bilinear surface over them is its surface, and where they lie."""
@@ -131,7 +137,7 @@ class FirstPass:
                 self._drop_thumbnails()
                 self._most_thumbnails = max(_THUMBNAILS, 2 * len(self._thumbnails))
             if self._kept:
-                self._kept.add(labels, image_labels, cells, self._bounds())
+                self._kept.add(first, labels, image_labels, cells, self._bounds())
 
     def _thresholded(self, layer: str, acts: torch.Tensor) -> torch.Tensor:
         """The values of which the threshold is a quantile, as maps."""
@@ -227,7 +233,7 @@ class SecondPass:
     number = 2
     to_be_replayed = False
 
-    def __init__(self, setup: Setup, found: Mapping[str, State]):
+    def __init__(self, setup: Setup, found: Found):
         self._setup, self._found = setup, found
         self.sections = setup.recording.layers
         self._tallies = {
@@ -250,8 +256,7 @@ class SecondPass:
         """A batch of which a single pass has kept what matters."""
         setup = self._setup
         with setup.clock.time("tally"):
-            labels, image_labels = kept.labels.to(setup.device), kept.image_labels.to(setup.device)
-            batch = LabelBatch(labels, image_labels, setup.category_of, setup.convention.mask_size)
+            batch = setup.kept_labels(kept)
             for layer, (packed, placement) in kept.cells.items():
                 for images, maps in unpacked_in_parts(packed, setup.device):
                     self._tallies[layer].update(maps, placement, batch.part(images), check_finite=False)
@@ -271,6 +276,14 @@ class SecondPass:
         """Go on from what `saved` gave."""
         for layer in self.sections:
             self.merge(layer, sections[layer])
+
+    def best_iou(self) -> dict[str, torch.Tensor]:
+        """Each unit's largest IoU, by layer: float64 [C]."""
+        area = self._found[_IMAGES]["area"]
+        return {
+            layer: iou(tally.intersection.cpu(), tally.unit_area().cpu(), area).amax(1)
+            for layer, tally in self._tallies.items()
+        }
 
     def result(self, settings: dict) -> Dissection:
         """The dissection, once all batches were added."""
@@ -296,7 +309,7 @@ class SecondPass:
         return Dissection(layers=layers, settings=settings, thumbnails=thumbnails, image_names=names)
 
 
-def found_in(sections: Mapping[str, State]) -> dict[str, State] | None:
+def found_in(sections: Mapping[str, State]) -> Found | None:
     """What the first pass found, from the second one's checkpoint; None where the sections are no such."""
     found = {s.removeprefix(_FOUND): state for s, state in sections.items() if s.startswith(_FOUND)}
     return found or None

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
 _PATIENCE = timedelta(days=7)  # a rank that starts again from a damaged checkpoint may keep the others waiting
 _T = TypeVar("_T")
+State = Mapping[str, torch.Tensor]
+
+
+class Part(Protocol):
+    """What was computed of a part of the data."""
+
+    sections: Sequence[str]
+
+    def state(self, section: str) -> State: ...
+
+    def merge(self, section: str, state: State) -> None: ...
+
+
+_Part = TypeVar("_Part", bound=Part)
 
 
 class Ranks:
@@ -42,6 +57,15 @@ class Ranks:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def merged(self, part: _Part, empty: _Part) -> _Part:
+        """The parts of all ranks as one; `empty` is a part that nothing was added to."""
+        if self.size == 1:
+            return part
+        for section in part.sections:
+            for state in self.gather(part.state(section)):
+                empty.merge(section, state)
+        return empty
 
 
 def _leave() -> None:

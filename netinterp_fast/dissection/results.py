@@ -24,9 +24,17 @@ from .upsampling import placed
 MANIFEST, TENSORS, TABLES, REPORT = "dissection.json", "dissection.safetensors", "tables", "report"
 _FORMAT = 1  # of the saved files
 _MAPS = ("thresholds", "intersection", "unit_area", "concept_area", "top_images", "top_activations", "top_maps")
+_OPTIONAL = ("null_iou", "iou_interval")
 
 
+_SIGNIFICANT = 0.05  # p-values that a summary counts
 _NO_LABEL = {"category": "", "label": ""}
+
+
+def iou(intersection: torch.Tensor, unit_area: torch.Tensor, concept_area: torch.Tensor) -> torch.Tensor:
+    """float64 [C, K]: |M and L| / |M or L| from int64 [C, K], [C, K] and [K]; 0 where the union is empty."""
+    union = unit_area + concept_area - intersection
+    return torch.where(union > 0, intersection.double() / union.clamp(min=1), 0.0)
 
 
 class UnitLabel(NamedTuple):
@@ -52,6 +60,10 @@ class LayerDissection:
     top_maps         float32 [C, n, h, w]   the unit's activation maps on them
 
     upsampling, inclusive, label_size, scale_offset: how the masks were made, see `dissect`; label_size is (H, W).
+
+    Where they were asked for, else None:
+    null_iou         float64 [C, n]     the best IoU with the labels shuffled among the images, n times
+    iou_interval     float64 [C, 2]     the middle 95 % of the best concept's IoU over other samples of the images
     """
 
     name: str
@@ -68,6 +80,8 @@ class LayerDissection:
     inclusive: bool = False
     label_size: tuple[int, int] | None = None
     scale_offset: tuple[float, float, float, float] | None = None
+    null_iou: torch.Tensor | None = None
+    iou_interval: torch.Tensor | None = None
 
     @property
     def n_units(self) -> int:
@@ -76,8 +90,16 @@ class LayerDissection:
     @cached_property
     def iou(self) -> torch.Tensor:
         """float64 [C, K]: |M_k and L_c| / |M_k or L_c|, 0 where the union is empty."""
-        union = self.unit_area + self.concept_area - self.intersection
-        return torch.where(union > 0, self.intersection.double() / union.clamp(min=1), 0.0)
+        return iou(self.intersection, self.unit_area, self.concept_area)
+
+    @property
+    def p_values(self) -> torch.Tensor | None:
+        """float64 [C]: how often a unit's best IoU is reached where labels know nothing of the images, (1 + the samples
+        of `null_iou` that reach it) / (1 + all samples); None where no labels were shuffled."""
+        if self.null_iou is None:
+            return None
+        reached = self.null_iou >= self.iou.amax(1, keepdim=True)
+        return (1 + reached.sum(1)).double() / (1 + reached.shape[1])
 
     @property
     def categories(self) -> list[str]:
@@ -127,7 +149,8 @@ class LayerDissection:
 
     def rows(self) -> list[dict]:
         """One row a unit, best first, with NetDissect's column names: unit (from 1), category, label, score, and for
-        each category its best label, |L_c| (truth), |M_k| (activation), their intersection and iou."""
+        each category its best label, |L_c| (truth), |M_k| (activation), their intersection and iou. Where asked for,
+        the score's interval (score-low, score-high) and p-value (p) too."""
         best = {category: self.labels(category) for category in self.categories}
         found = sorted(self.labels(), key=lambda u: (-u.iou, u.unit))
         return [self._row(u, {category: labels[u.unit] for category, labels in best.items()}) for u in found]
@@ -136,6 +159,10 @@ class LayerDissection:
         row = {"unit": found.unit + 1}
         row |= {"category": found.concept.category, "label": found.concept.name} if found.concept else _NO_LABEL
         row["score"] = found.iou
+        if self.iou_interval is not None:
+            row |= dict(zip(("score-low", "score-high"), self.iou_interval[found.unit].tolist(), strict=True))
+        if self.null_iou is not None:
+            row["p"] = float(self.p_values[found.unit])
         for category, label in best.items():
             c = label.concept.id if label.concept else None
             row[f"{category}-label"] = label.concept.name if label.concept else ""
@@ -250,7 +277,8 @@ class Dissection:
         tensors = {
             f"{i}.{name}": getattr(layer, name).contiguous()
             for i, layer in enumerate(self.layers.values())
-            for name in _MAPS
+            for name in (*_MAPS, *_OPTIONAL)
+            if getattr(layer, name) is not None
         }
         pictures = {
             f"thumbnail.{i}": torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
@@ -277,6 +305,7 @@ class Dissection:
                     concepts=concepts,
                     **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()},
                     **{name: tensors[f"{i}.{name}"] for name in _MAPS},
+                    **{name: tensors.get(f"{i}.{name}") for name in _OPTIONAL},
                 )
                 for i, spec in enumerate(manifest["layers"])
             }
@@ -312,9 +341,13 @@ def _check_tables(layer: LayerDissection) -> None:
         "top_images": (torch.int64, units + top),
         "top_activations": (torch.float32, units + top),
         "top_maps": (torch.float32, units + top + layer.top_maps.shape[2:4]),
+        "null_iou": (torch.float64, units + getattr(layer.null_iou, "shape", units)[1:2]),
+        "iou_interval": (torch.float64, (*units, 2)),
     }
     for name, (dtype, shape) in shapes.items():
         tensor = getattr(layer, name)
+        if tensor is None and name in _OPTIONAL:
+            continue
         if tensor.dtype != dtype or tensor.shape != shape:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}")
     for concept in layer.concepts:
@@ -330,6 +363,9 @@ def _summary_lines(layer: LayerDissection, best: int) -> Iterator[str]:
         f"{layer.name}: {len(detectors)} of {layer.n_units} units detect {sum(unique.values())} concepts"
         + (f" ({counts})" if counts else "")
     )
+    if layer.null_iou is not None and detectors:
+        chosen = sum(bool(layer.p_values[unit.unit] <= _SIGNIFICANT) for unit in detectors)
+        yield f"    {chosen} of the {len(detectors)} detectors have p <= {_SIGNIFICANT} under shuffled labels"
     best_of_each: dict[Concept, UnitLabel] = {}
     for unit in detectors:
         best_of_each.setdefault(unit.concept, unit)

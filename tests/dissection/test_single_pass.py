@@ -369,7 +369,9 @@ def test_what_was_kept_comes_back(tmp_path, budget, dtype, largest):
         labels[0, 0, 0, 0] = largest
         image_labels = torch.randint(0, 9, (5, seed))
         batches.append((acts, labels, image_labels))
-        kept.add(labels, image_labels, {"a/b": (pack_cells(acts, low), half_pixel((6, 9), (7, 8)))}, {"a/b": high})
+        kept.add(
+            5 * seed, labels, image_labels, {"a/b": (pack_cells(acts, low), half_pixel((6, 9), (7, 8)))}, {"a/b": high}
+        )
     assert (kept.spilled > 0) == (budget == 1)
     for (acts, labels, image_labels), back in zip(batches, kept.replay(), strict=True):
         assert torch.equal(back.labels.long(), labels.long())
@@ -383,8 +385,8 @@ def test_what_was_kept_comes_back(tmp_path, budget, dtype, largest):
 
 def test_images_without_labels(tmp_path):
     kept = KeptCells(None, 1, inclusive=True)
-    kept.add(torch.zeros(2, 0, 3, 3, dtype=torch.uint8), torch.zeros(2, 0, dtype=torch.int64), {}, {})
+    kept.add(7, torch.zeros(2, 0, 3, 3, dtype=torch.uint8), torch.zeros(2, 0, dtype=torch.int64), {}, {})
     (back,) = kept.replay()
     assert back.labels.shape == (2, 0, 3, 3)
-    assert back.labels.dtype == torch.uint8
+    assert back.first == 7
     kept.close()
