@@ -70,7 +70,8 @@ struct Marks {
       count += __builtin_popcount(bits[i] & columns_of_byte(i % bytes, width));
     int64_t value = start[p];
     const int64_t end = p + 1 < n_planes ? start[p + 1] : n_values;
-    if (value < 0 || end > n_values || end - value != count) return false;
+    const bool fits = p == 0 ? value == 0 : value >= 0;
+    if (!fits || end < value || end > n_values || end - value != count) return false;
     for (int64_t y = 0; y < height; ++y) {
       for (int64_t b = 0; b < bytes; ++b) {
         for (uint32_t left = *bits++ & columns_of_byte(b, width); left; left &= left - 1) {

@@ -100,12 +100,17 @@ class PackedCells(NamedTuple):
 def pack_cells(acts: torch.Tensor, levels: torch.Tensor, *, inclusive: bool = False) -> PackedCells:
     """Keep of every map the values above its unit's level, and the eight neighbours of each; drop the others.
 
-    For any thresholds T >= levels, `unit_concept_overlap` of what `unpack_cells` gives back counts what it counts of
-    acts (with `check_finite=False`): every cell with a corner above T is there whole, and the others stay dark.
+    For any thresholds T >= levels and the same `inclusive`, `unit_concept_overlap` of what `unpack_cells` gives back
+    counts what it counts of acts (with `check_finite=False`): every cell with a corner above T is there whole, and the
+    others stay dark. Differences of finite values must not overflow float32. It holds as well for maps that are padded
+    with zeros after unpacking, provided the zeros are not above T; where they may be, pad before packing.
+
+    Packed again with higher levels, what was unpacked gives what acts give with those levels (unless `inclusive`, a
+    level of -inf and a NaN meet).
 
     Args:
-        acts: float32, float16 or bfloat16 [B, C, h, w]; kept as float32.
-        levels: float32 [C]; -inf keeps all that is not -inf itself.
+        acts: float32, float16 or bfloat16 [B, C, h, w]; kept as float32. A NaN is above no level.
+        levels: float32 [C]; nothing is above NaN.
         inclusive: compare with >= instead of >.
     """
     check_tensor("acts", acts, "[B, C, h, w]", FLOATING)

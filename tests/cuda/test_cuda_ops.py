@@ -3,10 +3,16 @@
 import pytest
 import torch
 from op_cases import (
+    CELL_DTYPES,
+    CELL_WIDTHS,
     RELEVANCE_DTYPES,
     RELEVANCE_OPS,
+    Marking,
+    Marks,
     Overlap,
     QuantileState,
+    cell_case,
+    cell_cases,
     fresh,
     overlap_case,
     overlap_cases,
@@ -25,13 +31,15 @@ pytestmark = [
 ]
 DEVICE = "cuda"
 PATH_OPS = ("path_points", "path_accumulate", "noise_points")
-OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update", *RELEVANCE_OPS, *PATH_OPS)
+CELL_OPS = ("mark_cells", "take_cells", "put_cells")
+OPS = ("unit_concept_overlap", "concept_area", "top_quantile_update", *CELL_OPS, *RELEVANCE_OPS, *PATH_OPS)
 OVERLAPS = overlap_cases()
 RUNS = quantile_runs()
 PATHS = {
     dtype: dict(zip(PATH_OPS, (point_cases(dtype), sum_cases(dtype), noise_cases(dtype)), strict=True))
     for dtype in PATH_DTYPES
 }
+CELLS = {dtype: cell_cases(dtype) for dtype in CELL_DTYPES}
 RELEVANCE = {dtype: relevance_cases(dtype) for dtype in RELEVANCE_DTYPES}
 
 
@@ -115,6 +123,83 @@ def tensors_on_device(arguments):
         room = torch.empty(tensor.numel() + tensor.storage_offset(), dtype=tensor.dtype, device=DEVICE)
         copies.append(room.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(tensor))
     return tuple(copies)
+
+
+def cell_arguments(case: Marking, marks: Marks | None = None):
+    """The arguments of each op of CELL_OPS, on the CPU."""
+    marks = marks or Marks.of(case)
+    values = _library.reference("take_cells")(case.acts, *marks)
+    shape = (*case.acts.shape[:2], case.acts.shape[3])
+    return {"mark_cells": case, "take_cells": (case.acts, *marks), "put_cells": (values, *marks[:3], *shape)}
+
+
+def cell_results(op, run, arguments):
+    """What an op of CELL_OPS returns, on the CPU."""
+    results = run(*arguments)
+    return [tensor.cpu() for tensor in (results if op == "mark_cells" else [results])]
+
+
+def assert_same(got: list[torch.Tensor], expected: list[torch.Tensor]):
+    for mine, wanted in zip(got, expected, strict=True):
+        assert mine.dtype == wanted.dtype
+        assert same_bits(mine, wanted) if mine.is_floating_point() else torch.equal(mine, wanted)
+
+
+def assert_cells(case: Marking, marks: Marks | None = None):
+    for op, arguments in cell_arguments(case, marks).items():
+        expected = cell_results(op, _library.reference(op), arguments)
+        on_gpu = tensors_on_device(arguments)
+        assert_same(cell_results(op, raw(op), on_gpu), expected)
+        assert_same(cell_results(op, _library.reference(op), on_gpu), expected)
+
+
+@pytest.mark.parametrize("dtype", CELL_DTYPES)
+@pytest.mark.parametrize("name", CELLS[torch.float32])
+def test_cells(dtype, name):
+    assert_cells(CELLS[dtype][name])
+
+
+@pytest.mark.parametrize("width", CELL_WIDTHS)
+def test_bits_past_the_end_of_a_row_mean_nothing(width):
+    case = cell_case(width=width, images=9)
+    assert_cells(case, Marks.of(case).with_spare_bits(width))
+
+
+def test_cells_of_many_maps():
+    assert_cells(cell_case(height=14, width=14, images=9, units=700))
+    assert_cells(cell_case(height=300, width=301, images=2, units=9))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"planes": torch.tensor([-1, 2**40])}, {"starts": torch.tensor([-(2**40), 2**40])}]
+)
+def test_marks_out_of_range_are_left_out(changes):
+    """A kernel cannot raise; it must not touch what is not there."""
+    marks = Marks(torch.tensor([1, 2]), torch.full((2, 3, 2), 255, dtype=torch.uint8), torch.tensor([0, 27]), 54)
+    planes, bits, starts, n_values = on_device(marks._replace(**changes))
+    assert not raw("take_cells")(torch.ones(2, 3, 3, 9, device=DEVICE), planes, bits, starts, n_values).any()
+    acts = raw("put_cells")(torch.ones(n_values, device=DEVICE), planes, bits, starts, 2, 3, 9)
+    assert (acts == float("-inf")).all()
+
+
+@pytest.mark.parametrize("op", CELL_OPS)
+def test_cells_in_a_cuda_graph(op):
+    arguments = cell_arguments(CELLS[torch.float32]["width 33"])[op]
+    static = tensors_on_device(arguments)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        raw(op)(*static)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = raw(op)(*static)
+    for scale in (1, 2):
+        first = arguments[0] * scale
+        static[0].copy_(first)
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = cell_results(op, _library.reference(op), (first, *arguments[1:]))
+        assert_same(cell_results(op, lambda: results, ()), expected)
 
 
 @pytest.mark.parametrize("op", RELEVANCE_OPS)
@@ -246,6 +331,26 @@ def test_wrappers_take_non_contiguous_tensors():
     assert torch.equal(area.cpu(), ops.concept_area(case.labels, 12, image_labels=case.image_labels))
 
 
+def assert_packed_alike(got: ops.PackedCells, expected: ops.PackedCells):
+    assert got.shape == expected.shape
+    for part, wanted in zip(got[:4], expected[:4], strict=True):
+        assert part.is_cuda
+        assert part.dtype == wanted.dtype
+        assert torch.equal(part.cpu(), wanted)
+
+
+@pytest.mark.parametrize("dtype", CELL_DTYPES)
+def test_cells_are_packed_and_unpacked_on_the_device(dtype):
+    case = CELLS[dtype]["width 33"]
+    strided = case.acts.to(DEVICE).mT.contiguous().mT
+    levels = torch.stack([case.levels, case.levels], 1).to(DEVICE)[:, 0]
+    assert not any(tensor.is_contiguous() for tensor in (strided, levels))
+    with use_backend("native"):
+        got, expected = ops.pack_cells(strided, levels), ops.pack_cells(case.acts, case.levels)
+        assert_packed_alike(got, expected)
+        assert torch.equal(ops.unpack_cells(got).cpu(), ops.unpack_cells(expected))
+
+
 def test_runs_on_the_current_stream():
     """Inputs become ready late, on a side stream; a kernel on another stream would miss them."""
     case = OVERLAPS["typical"]
@@ -268,6 +373,22 @@ def test_runs_on_the_current_stream():
     stream.synchronize()
     assert_overlap(case, got, *result)
     assert state.largest(keep) == expected_state.largest(keep)
+
+
+@pytest.mark.parametrize("op", CELL_OPS)
+def test_cells_run_on_the_current_stream(op):
+    arguments = cell_arguments(CELLS[torch.float32]["width 33"])[op]
+    static, late = tensors_on_device(arguments), arguments[0].to(DEVICE)
+    static[0].fill_(20.0)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        static[0].copy_(late)
+        results = raw(op)(*static)
+    stream.synchronize()
+    expected = cell_results(op, _library.reference(op), arguments)
+    assert_same(cell_results(op, lambda: results, ()), expected)
 
 
 def test_overlap_and_area_in_a_cuda_graph():
@@ -357,6 +478,11 @@ def test_more_activations_than_2_to_31():
     maxima = raw("top_quantile_update")(acts, 10, *state)
     assert torch.equal(maxima[ends.to(DEVICE)].cpu(), few.acts.float().amax((2, 3)))
     assert state.largest(10) == expected.largest(10)
+
+    packed, few_packed = (ops.pack_cells(c.acts, c.thresholds) for c in (many, few))
+    planes = ends[few_packed.planes // 1000] * 1000 + few_packed.planes % 1000
+    assert_packed_alike(packed, few_packed._replace(planes=planes.int(), shape=tuple(acts.shape)))
+    assert torch.equal(ops.unpack_cells(packed)[ends.to(DEVICE)].cpu(), ops.unpack_cells(few_packed))
 
 
 @pytest.mark.extended

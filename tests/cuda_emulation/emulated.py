@@ -32,6 +32,10 @@ class _NoiseRows(ctypes.Structure):
     _fields_ = [(name, c_int64) for name in ("samples", "examples", "size", "first_sample", "first_example")]
 
 
+class _CellShape(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("planes", "units", "height", "width", "bytes")]
+
+
 def build(folder: Path) -> Path:
     """Compile the kernels for the CPU; RuntimeError with the compiler's words where they do not compile."""
     library = folder / "kernels.so"
@@ -124,6 +128,28 @@ class EmulatedKernels:
         self._call("noise_points", self._launch, *_typed(inputs), sigma, c_uint64(seed), rows, out)
         return out
 
+    def mark_cells(self, acts, levels, inclusive):
+        n_images, n_units, h, w = acts.shape
+        bits = torch.full((n_images, n_units, h, -(-w // 8)), 0xA5, dtype=torch.uint8)
+        counts = torch.zeros((n_images, n_units), dtype=torch.int32)
+        shape = _cell_shape(acts, bits)
+        self._call("mark_cells", self._launch, *_typed(acts), levels, c_bool(inclusive), shape, bits, counts)
+        return bits, counts
+
+    def take_cells(self, acts, planes, bits, starts, n_values):
+        values = torch.zeros(n_values)
+        listed, shape = c_int64(planes.numel()), _cell_shape(acts, bits)
+        marks = (planes, bits, starts, listed, shape, c_int64(n_values))
+        self._call("take_cells", self._launch, *_typed(acts), *marks, values)
+        return values
+
+    def put_cells(self, values, planes, bits, starts, n_images, n_units, width):
+        acts = torch.full((n_images, n_units, bits.shape[1], width), float("-inf"))
+        listed, shape = c_int64(planes.numel()), _cell_shape(acts, bits)
+        marks = (planes, bits, starts, listed, shape, c_int64(values.numel()))
+        self._call("put_cells", self._launch, values, *marks, acts)
+        return acts
+
     def philox_words(self, counter: list[int], key: list[int]) -> list[int]:
         words = (c_uint32 * 4)(*counter)
         self._call("philox_words", words, (c_uint32 * 2)(*key))
@@ -145,3 +171,8 @@ def _typed(tensor: torch.Tensor) -> tuple[torch.Tensor, bytes]:
 def _label_shape(labels: torch.Tensor, image_labels: torch.Tensor, n_concepts: int) -> _LabelShape:
     images, layers, height, width = labels.shape
     return _LabelShape(images, layers, height * width, image_labels.shape[1], n_concepts)
+
+
+def _cell_shape(acts: torch.Tensor, bits: torch.Tensor) -> _CellShape:
+    n_images, n_units, height, width = acts.shape
+    return _CellShape(n_images * n_units, n_units, height, width, bits.shape[-1])

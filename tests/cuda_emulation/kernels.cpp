@@ -1,6 +1,7 @@
 // The ops' kernels on the host runner, launched as csrc/cuda/<op>.cu launches them; called through ctypes.
 #include "cuda_on_cpu.h"
 
+#include "../../csrc/cuda/cells.cuh"
 #include "../../csrc/cuda/concept_area.cuh"
 #include "../../csrc/cuda/noise.cuh"
 #include "../../csrc/cuda/paths.cuh"
@@ -233,6 +234,35 @@ int32_t noise_points(Launch to, const void* inputs, const char* dtype, const voi
                   static_cast<T*>(out));
       });
     });
+  });
+}
+
+int32_t mark_cells(Launch to, const void* acts, const char* dtype, const float* levels, bool inclusive, CellShape shape,
+                   uint8_t* bits, int32_t* counts) {
+  return guarded([&] {
+    dispatch_floating(dtype, [&](const auto* type) {
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed,
+                          [&] { mark_maps(elements(acts, type), levels, inclusive, shape, bits, counts); });
+    });
+  });
+}
+
+int32_t take_cells(Launch to, const void* acts, const char* dtype, const int64_t* planes, const uint8_t* bits,
+                   const int64_t* starts, int64_t n_listed, CellShape shape, int64_t n_values, float* values) {
+  return guarded([&] {
+    dispatch_floating(dtype, [&](const auto* type) {
+      cuda_on_cpu::launch(to.blocks, kThreads, to.seed, [&] {
+        gather_marked(elements(acts, type), planes, bits, starts, n_listed, shape, n_values, values);
+      });
+    });
+  });
+}
+
+int32_t put_cells(Launch to, const float* values, const int64_t* planes, const uint8_t* bits, const int64_t* starts,
+                  int64_t n_listed, CellShape shape, int64_t n_values, float* acts) {
+  return guarded([&] {
+    cuda_on_cpu::launch(to.blocks, kThreads, to.seed,
+                        [&] { scatter_marked(values, planes, bits, starts, n_listed, shape, n_values, acts); });
   });
 }
 

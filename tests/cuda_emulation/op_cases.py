@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from netinterp_fast import _library
 from netinterp_fast.ops._grid import Placement, aligned_corners, half_pixel
 
 INF = float("inf")
@@ -241,6 +242,84 @@ def quantile_runs() -> dict[str, QuantileRun]:
         "float16": QuantileRun(20, [gaussian(3, 4, 7, 7).half() for _ in range(3)]),
         "bfloat16": QuantileRun(20, [gaussian(3, 4, 7, 7).bfloat16() for _ in range(3)]),
     }
+
+
+CELL_WIDTHS = (1, 7, 8, 9, 14, 31, 32, 33, 40, 54, 63, 64, 65, 70)
+CELL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Marking(NamedTuple):
+    """The arguments of `mark_cells`, in order."""
+
+    acts: torch.Tensor
+    levels: torch.Tensor
+    inclusive: bool = False
+
+
+class Marks(NamedTuple):
+    """Arguments of `take_cells` and `put_cells`: which values of which maps."""
+
+    planes: torch.Tensor
+    bits: torch.Tensor
+    starts: torch.Tensor
+    n_values: int
+
+    @classmethod
+    def of(cls, case: Marking) -> Marks:
+        bits, counts = _library.reference("mark_cells")(*case)
+        planes = counts.flatten().nonzero()[:, 0]
+        ends = counts.flatten()[planes].cumsum(0)
+        starts = ends - counts.flatten()[planes]
+        return cls(planes, bits.flatten(0, 1)[planes], starts, int(counts.sum()))
+
+    def with_spare_bits(self, width: int) -> Marks:
+        """The same values, with every bit set that belongs to no column."""
+        bits = self.bits.clone()
+        bits[..., -1] |= (0xFF << ((width - 1) % 8 + 1)) & 0xFF
+        return self._replace(bits=bits)
+
+
+def cell_case(height=5, width=14, images=2, units=3, inclusive=False, seed=0) -> Marking:
+    """Multiples of 1/4 up to 10, which every dtype holds exactly, of which one in 41 is above the level or ties it."""
+    random = torch.Generator().manual_seed(seed)
+    acts = torch.randint(0, 41, (images, units, height, width), generator=random) / 4
+    levels = torch.full((units,), 10.0 if inclusive else 9.75)
+    return Marking(acts, levels, inclusive)
+
+
+def _one_above(height: int, width: int) -> Marking:
+    """A map for each place, with one value above the level there."""
+    n = height * width
+    return Marking(torch.eye(n).view(n, 1, height, width), torch.zeros(1))
+
+
+def cell_cases(dtype: torch.dtype = torch.float32) -> dict[str, Marking]:
+    case, specials = cell_case, torch.tensor([INF, -INF, float("nan"), 0.0, 9.75])
+    infinite = case(width=35, units=5)
+    random = torch.Generator().manual_seed(8)
+    infinite.acts.view(-1)[torch.randperm(1750, generator=random)[:300]] = specials[:3].repeat(100)
+    bright = [torch.full((2, 3, 4, 11), 10.0), torch.full((3,), 9.75)]
+    cases = {
+        **{f"width {w}": case(width=w, images=9, seed=w) for w in CELL_WIDTHS},
+        **{f"width {w}, inclusive": case(width=w, images=9, inclusive=True, seed=w) for w in CELL_WIDTHS},
+        **{f"height {h}": case(height=h, width=37) for h in (1, 2, 3, 29)},
+        "1x1 maps": case(height=1, width=1, images=9, units=7),
+        "one column": case(height=41, width=1),
+        **{f"one above of {h} x {w}": _one_above(h, w) for h, w in ((1, 1), (1, 33), (3, 9), (2, 65))},
+        "many maps": case(height=3, width=4, images=3, units=200),
+        "infinite values and NaN": infinite._replace(levels=torch.full((5,), 9.75)),
+        "infinite values and NaN, inclusive": Marking(infinite.acts, torch.full((5,), 10.0), True),
+        "levels infinite and NaN": infinite._replace(levels=specials),
+        "levels infinite and NaN, inclusive": Marking(infinite.acts, specials, True),
+        "ties alone": case()._replace(levels=torch.full((3,), 10.0)),
+        "all dark": Marking(bright[0] - 1, bright[1]),
+        "all lit": Marking(*bright),
+        "signed zeros": Marking(torch.tensor([-0.0, 0.0]).repeat(11).view(1, 1, 2, 11), torch.zeros(1), True),
+        "a level for each unit": case()._replace(levels=torch.tensor([9.0, 20.0, 9.75])),
+        "no images": case(images=0),
+        "no units": case(units=0),
+    }
+    return {name: marking._replace(acts=marking.acts.to(dtype)) for name, marking in cases.items()}
 
 
 RELEVANCE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

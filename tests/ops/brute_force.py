@@ -69,3 +69,46 @@ def area(labels, image_labels, n_concepts):
         for _, concepts in concepts_at(labels[image], image_labels[image]):
             counted[image, list(concepts)] += 1
     return torch.from_numpy(counted)
+
+
+def near_above(plane, level, inclusive=False):
+    """bool [h, w]: the values of one map [h, w] above the level, and the eight neighbours of each."""
+    places = list(np.ndindex(plane.shape))
+    above = {place for place in places if (plane[place] >= level if inclusive else plane[place] > level)}
+    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    near = [any((y + dy, x + dx) in above for dy, dx in steps) for y, x in places]
+    return np.array(near, bool).reshape(plane.shape)
+
+
+def row_bits(near):
+    """uint8 [h, ceil(w / 8)]: a bit a place, of a byte the lowest first."""
+    bits = np.zeros((near.shape[0], -(-near.shape[1] // 8)), np.uint8)
+    for y, x in np.argwhere(near):
+        bits[y, x // 8] += 1 << (x % 8)
+    return bits
+
+
+def packed_cells(acts, levels, inclusive=False):
+    """The five parts of `PackedCells`."""
+    maps, levels = as_numpy(acts), as_numpy(levels)
+    n_images, n_units, h, w = maps.shape
+    planes, counts, bits, values = [], [], np.zeros((0, h, -(-w // 8)), np.uint8), []
+    for plane, (image, unit) in enumerate(np.ndindex(n_images, n_units)):
+        near = near_above(maps[image, unit], levels[unit], inclusive)
+        if near.any():
+            planes.append(plane)
+            counts.append(near.sum())
+            bits = np.concatenate([bits, row_bits(near)[None]])
+            values += [maps[image, unit][place] for place in np.ndindex(h, w) if near[place]]
+    parts = np.array(planes, np.int32), np.array(counts, np.int32), bits, np.array(values, np.float32)
+    return (*map(torch.from_numpy, parts), maps.shape)
+
+
+def unpacked_cells(acts, levels, inclusive=False):
+    """float32 [B, C, h, w]: the values near one above the level, -inf elsewhere."""
+    maps, levels = as_numpy(acts), as_numpy(levels)
+    kept = np.full_like(maps, -np.inf)
+    for image, unit in np.ndindex(maps.shape[:2]):
+        near = near_above(maps[image, unit], levels[unit], inclusive)
+        kept[image, unit][near] = maps[image, unit][near]
+    return torch.from_numpy(kept)

@@ -16,12 +16,15 @@ from netinterp_fast.ops import concept_area
 
 OPS = [
     "concept_area",
+    "mark_cells",
     "noise_points",
     "path_accumulate",
     "path_points",
     "product_ratio",
+    "put_cells",
     "relu_gate",
     "stabilized_ratio",
+    "take_cells",
     "top_quantile_update",
     "unit_concept_overlap",
 ]
@@ -89,7 +92,7 @@ def test_why_not_is_none_where_the_native_kernel_serves(op):
 
 
 def test_why_not_refuses_other_names():
-    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, noise_points, path_accumulate, p"):
+    with pytest.raises(ValueError, match="op is 'overlap'; the ops are concept_area, mark_cells, noise_points, path"):
         why_not("overlap")
 
 

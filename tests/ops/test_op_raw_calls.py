@@ -29,6 +29,50 @@ SUMS = """dict(
     grads=torch.ones(6, 5), gate=torch.ones(6, 5), weights=torch.ones(3, 2), value=0, out=torch.ones(2, 5))"""
 NOISE = """dict(
     inputs=torch.ones(2, 6), sigma=torch.ones(2), seed=-1, samples=3, first_sample=0, first_example=0)"""
+MARK = "dict(acts=torch.ones(2, 3, 4, 9), levels=torch.zeros(3), inclusive=False)"
+TAKE = """dict(
+    acts=torch.ones(2, 3, 4, 9), planes=torch.tensor([1, 4]), bits=torch.full((2, 4, 2), 255, dtype=torch.uint8),
+    starts=torch.tensor([0, 36]), n_values=72)"""
+PUT = """dict(
+    values=torch.ones(72), planes=torch.tensor([1, 4]), bits=torch.full((2, 4, 2), 255, dtype=torch.uint8),
+    starts=torch.tensor([0, 36]), n_images=2, n_units=3, width=9)"""
+BAD_MARKS = [  # of maps 4 x 9, for take_cells and put_cells
+    "planes=torch.tensor([1, 6])",
+    "planes=torch.tensor([1, 2**62])",
+    "planes=torch.tensor([-1, 4])",
+    "planes=torch.tensor([4, 1])",
+    "planes=torch.tensor([4, 4])",
+    "planes=torch.tensor([1])",
+    "planes=torch.tensor([1, 4, 5])",
+    "planes=torch.tensor([[1, 4]])",
+    "planes=torch.tensor([1, 4], dtype=torch.int32)",
+    "planes=torch.tensor([1, 0, 4, 0])[::2]",
+    "bits=torch.full((2, 4, 1), 255, dtype=torch.uint8)",
+    "bits=torch.full((2, 4, 3), 255, dtype=torch.uint8)",
+    "bits=torch.full((2, 0, 2), 255, dtype=torch.uint8)",
+    "bits=torch.full((1, 4, 2), 255, dtype=torch.uint8)",
+    "bits=torch.full((8, 2), 255, dtype=torch.uint8)",
+    "bits=torch.full((2, 4, 2), 255)",
+    "bits=torch.full((2, 4, 2), True)",
+    "bits=torch.full((2, 4, 4), 255, dtype=torch.uint8)[..., ::2]",
+    "bits=torch.full((2, 4, 2), 254, dtype=torch.uint8)",
+    "bits=torch.zeros(2, 4, 2, dtype=torch.uint8)",
+    "starts=torch.tensor([0, 35])",
+    "starts=torch.tensor([0, 37])",
+    "starts=torch.tensor([1, 36])",
+    "starts=torch.tensor([-1, 36])",
+    "starts=torch.tensor([-36, 0])",
+    "starts=torch.tensor([36, 72])",
+    "starts=torch.tensor([36, 0])",
+    "starts=torch.tensor([0, 2**62])",
+    "planes=torch.tensor([1, 2, 4]), bits=torch.full((3, 4, 2), 255, dtype=torch.uint8), "
+    "starts=torch.tensor([0, 2**63 - 20, 16 - 2**63])",  # 36 apart, modulo 2^64
+    "starts=torch.tensor([0])",
+    "starts=torch.tensor([0, 36, 72])",
+    "starts=torch.tensor([0, 36], dtype=torch.int32)",
+    "starts=torch.tensor([0, 0, 36, 0])[::2]",
+]
+NO_PLANES = "planes=torch.zeros(0).long(), bits=torch.zeros(0, 4, 2).byte(), starts=torch.zeros(0).long()"
 NAN, INF, LONG = 'float("nan")', 'float("inf")', "dtype=torch.int64"
 BAD = {
     "unit_concept_overlap": (OVERLAP, [
@@ -194,6 +238,67 @@ BAD = {
         "first_example=-1",
         "first_example=2**32 - 1",
         "samples=2**32, inputs=torch.ones(0, 6)",
+    ]),
+    "mark_cells": (MARK, [
+        "acts=torch.ones(3, 4, 9)",
+        "acts=torch.ones(2, 4, 4, 9)",
+        "acts=torch.ones(2, 3, 0, 9)",
+        "acts=torch.ones(2, 3, 4, 0)",
+        "acts=torch.ones(0, 3, 2**20, 2**20)",
+        "acts=torch.ones(2, 3, 4, 9).double()",
+        "acts=torch.ones(2, 3, 4, 9).int()",
+        "acts=torch.ones(2, 3, 4, 18)[..., ::2]",
+        "acts=torch.ones(2, 3, 9, 4).mT",
+        "levels=torch.zeros(2)",
+        "levels=torch.zeros(6)[::2]",
+        "levels=torch.zeros(1).expand(3)",
+        "levels=torch.zeros(3).double()",
+        "levels=torch.zeros(3).half()",
+        "levels=torch.zeros(1, 3)",
+    ]),
+    "take_cells": (TAKE, [
+        *BAD_MARKS,
+        "acts=torch.ones(6, 4, 9)",
+        "acts=torch.ones(1, 3, 4, 9)",
+        "acts=torch.ones(0, 3, 4, 9)",
+        "acts=torch.ones(2, 3, 5, 9)",
+        "acts=torch.ones(2, 3, 3, 9)",
+        "acts=torch.ones(2, 3, 4, 10)",
+        "acts=torch.ones(2, 3, 4, 17)",
+        "acts=torch.ones(2, 3, 4, 0)",
+        "acts=torch.ones(2, 3, 4, 9).double()",
+        "acts=torch.ones(2, 3, 4, 18)[..., ::2]",
+        "n_values=71",
+        "n_values=73",
+        "n_values=0",
+        "n_values=-1",
+        f"n_values=1, {NO_PLANES}",
+        "starts=torch.tensor([3, 39]), n_values=75",
+    ]),
+    "put_cells": (PUT, [
+        *BAD_MARKS,
+        "values=torch.ones(71)",
+        "values=torch.ones(73)",
+        "values=torch.ones(0)",
+        "values=torch.ones(8, 9)",
+        "values=torch.ones(72).half()",
+        "values=torch.ones(72).double()",
+        "values=torch.ones(144)[::2]",
+        f"values=torch.ones(1), {NO_PLANES}",
+        "starts=torch.tensor([3, 39]), values=torch.ones(75)",
+        "width=8",
+        "width=10",
+        "width=17",
+        "width=0",
+        "width=-9",
+        "width=2**63 - 1",
+        "n_images=1",
+        "n_images=0",
+        "n_images=-2",
+        "n_images=-2, n_units=-3",
+        "n_units=0",
+        "n_units=-1",
+        "n_images=2**62",
     ]),
 }  # fmt: skip
 SCRIPT = """

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from op_cases import QuantileState, fresh, overlap_cases, quantile_runs
+from op_cases import Marks, QuantileState, cell_cases, fresh, overlap_cases, quantile_runs
 
+from netinterp_fast import _library
 from netinterp_fast.ops import concept_area, top_quantile_update, unit_concept_overlap
 
 OVERLAPS = overlap_cases()
@@ -30,6 +31,17 @@ def test_opcheck_concept_area(name):
 def test_opcheck_top_quantile_update(name):
     keep, batches = quantile_runs()[name]
     check("top_quantile_update", (batches[0], keep, *QuantileState.empty(batches[0].shape[1], keep)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["width 33", "width 40, inclusive", "1x1 maps", "all dark", "no images", "no units"])
+def test_opcheck_cells(name, dtype):
+    case = cell_cases(dtype)[name]
+    marks = Marks.of(case)
+    check("mark_cells", tuple(case))
+    check("take_cells", (case.acts, *marks))
+    values = _library.reference("take_cells")(case.acts, *marks)
+    check("put_cells", (values, *marks[:3], *case.acts.shape[:2], case.acts.shape[3]))
 
 
 @pytest.fixture(params=["eager", "aot_eager"])
