@@ -26,13 +26,14 @@ from .attribution import (
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
 from .compat import accelerate
-from .dissection import Dissection, TopQuantile, dissect
+from .dissection import Dissection, Rotation, TopQuantile, dissect, per_position
 
 __all__ = [
     "Dissection",
     "FullGrad",
     "PathInfo",
     "Patterns",
+    "Rotation",
     "TopQuantile",
     "accelerate",
     "build_info",
@@ -50,6 +51,7 @@ __all__ = [
     "ops",
     "pattern_attribution",
     "pattern_net",
+    "per_position",
     "rect_grad",
     "rules",
     "saliency",

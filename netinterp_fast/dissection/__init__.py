@@ -1,5 +1,6 @@
 """Network dissection: which concepts the units of a network detect."""
 
+from .bases import Rotation, per_position
 from .conventions import CONVENTIONS, Convention, get_convention
 from .dissect import dissect
 from .results import Dissection, LayerDissection, UnitLabel
@@ -10,8 +11,10 @@ __all__ = [
     "Convention",
     "Dissection",
     "LayerDissection",
+    "Rotation",
     "TopQuantile",
     "UnitLabel",
     "dissect",
     "get_convention",
+    "per_position",
 ]

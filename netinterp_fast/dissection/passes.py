@@ -3,7 +3,7 @@
 A pass has a title and sections; `state(section)` is what the batches added so far gave, as tensors on the CPU (none
 where no batch was added), and `merge(section, state)` adds what another part of the same pass gave. So a part goes on
 from a checkpoint, and the parts of several processes become one, in the same way; and in whatever parts the batches
-were added, the result is the same to the bit.
+were added, the result is the same to the bit. What is called a layer here is a probe's key: a layer in some basis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..data.protocol import Concept, ConceptDataset, image_name, to_rgb
 from .conventions import Convention
-from .recording import Recording
+from .probes import ProbeRecording
 from .results import Dissection, LayerDissection
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
@@ -36,12 +36,12 @@ class Setup:
 
     dataset: ConceptDataset
     concepts: list[Concept]
-    recording: Recording
+    recording: ProbeRecording
     convention: Convention
     device: torch.device
     iou_threshold: float
     top_images: int
-    scale_offset: Mapping[str, tuple[float, float, float, float]]
+    scale_offset: Mapping[str, tuple[float, float, float, float]]  # by the key of a probe
 
     def __post_init__(self):
         self.category_of = category_numbers(self.concepts).to(self.device)
@@ -55,7 +55,7 @@ class FirstPass:
 
     def __init__(self, setup: Setup):
         self._setup = setup
-        self.sections = setup.recording.layers
+        self.sections = setup.recording.keys
         self._quantiles: dict[str, TopQuantile] = {}
         self._top: dict[str, TopImages] = {}
 
@@ -70,15 +70,16 @@ class FirstPass:
                 maps = surface(acts, size, rule.upsampling, scale_offset.get(layer))
             if layer not in self._quantiles:
                 n_values = len(self._setup.dataset) * maps.shape[2] * maps.shape[3]
-                self._quantiles[layer] = self._quantile(maps.shape[1], n_values)
+                self._quantiles[layer] = self._quantile(layer, maps.shape[1], n_values)
                 self._top[layer] = TopImages(maps.shape[1], self._setup.top_images)
             maxima = _explained(layer, first, lambda: self._quantiles[layer].update(maps))
             self._top[layer].update(maxima, first)
 
         self._setup.recording.run(images, see)
 
-    def _quantile(self, n_units: int, n_values: int) -> TopQuantile:
-        return TopQuantile(n_units, self._setup.convention.exact_quantile(), n_values, device=self._setup.device)
+    def _quantile(self, layer: str, n_units: int, n_values: int) -> TopQuantile:
+        quantile = self._setup.recording.probes[layer].exact_quantile
+        return TopQuantile(n_units, quantile, n_values, device=self._setup.device)
 
     def state(self, layer: str) -> dict[str, torch.Tensor]:
         if layer not in self._quantiles:
@@ -97,7 +98,7 @@ class FirstPass:
         if not state:
             return
         n_units = state["largest"].shape[0]
-        part = self._quantile(n_units, int(state["n_values"]))
+        part = self._quantile(layer, n_units, int(state["n_values"]))
         part.load_state_dict(part.state_dict() | {"largest": state["largest"], "seen": int(state["seen"])})
         if layer in self._quantiles:
             self._quantiles[layer].merge(part)
@@ -125,8 +126,8 @@ class SecondPass:
 
     def __init__(self, setup: Setup, found: Mapping[str, State]):
         self._setup = setup
-        self.sections = [*setup.recording.layers, _IMAGES]
-        self._found = {layer: dict(found[layer]) for layer in setup.recording.layers}
+        self.sections = [*setup.recording.keys, _IMAGES]
+        self._found = {layer: dict(found[layer]) for layer in setup.recording.keys}
         self._tallies = {
             layer: LayerTally(state["thresholds"].to(setup.device), setup.category_of, setup.convention,
                               setup.scale_offset.get(layer))
@@ -203,6 +204,7 @@ class SecondPass:
                 inclusive=setup.convention.inclusive,
                 label_size=self._label_size,
                 scale_offset=setup.scale_offset.get(layer),
+                **setup.recording.probes[layer].described(),
                 **self._found[layer],
             )
             for layer, tally in self._tallies.items()
