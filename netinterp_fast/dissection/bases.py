@@ -36,7 +36,7 @@ class Rotation:
         seed: of Q, in [0, 2^64); the same on every device.
 
     Raises:
-        ValueError: for an angle or a seed outside these.
+        ValueError, TypeError: for an angle or a seed outside these, or of another type.
     """
 
     angle: float = 1.0

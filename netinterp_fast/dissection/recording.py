@@ -48,10 +48,11 @@ class Recording:
 
     def __enter__(self) -> Recording:
         modules = dict(self.model.named_modules())
-        self._left = ExitStack()
-        self._left.enter_context(in_eval_mode(self.model))
-        for name in self.layers:
-            self._left.callback(modules[name].register_forward_hook(self._hook(name)).remove)
+        with ExitStack() as stack:
+            stack.enter_context(in_eval_mode(self.model))
+            for name in self.layers:
+                stack.callback(modules[name].register_forward_hook(self._hook(name)).remove)
+            self._left = stack.pop_all()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -59,7 +60,7 @@ class Recording:
 
     def run(self, images: torch.Tensor, see: Callable[[str, torch.Tensor], None]) -> None:
         """Call see(layer, output) for every layer; ValueError if the forward pass does not reach one."""
-        self._see, self._waiting = see, set(self.layers)
+        self._see, self._waiting, self._n_images = see, set(self.layers), images.shape[0]
         try:
             with torch.no_grad():
                 self.model(images)
@@ -73,7 +74,10 @@ class Recording:
             if name not in self._waiting:
                 return
             self._waiting.discard(name)
-            self._see(name, _as_maps(name, output, self.token_grid.get(name)))
+            maps = _as_maps(name, output, self.token_grid.get(name))
+            if maps.shape[0] != self._n_images:
+                raise ValueError(f"layer {name!r} gives maps of {maps.shape[0]} images for a batch of {self._n_images}")
+            self._see(name, maps)
             if not self._waiting:
                 raise _SeenAll
 

@@ -45,7 +45,7 @@ class LayerDissection:
     name, layer      its key in the dissection, and the layer's name, which is the same for the plain question
     basis            what the units are: "units" of the layer, "rotation 0.9", "directions", an encoder's name
     tail             "upper", or "lower": all values below are those of the negated maps
-    quantile         q, None in results of old
+    quantile         q, None in results saved before this was noted
 
     thresholds       float32 [C]        T_k
     intersection     int64 [C, K]       sum over images of |M_k and L_c|
@@ -73,7 +73,7 @@ class LayerDissection:
     inclusive: bool = False
     label_size: tuple[int, int] | None = None
     scale_offset: tuple[float, float, float, float] | None = None
-    layer: str = ""  # then the name
+    layer: str = ""  # as the name
     basis: str = "units"
     tail: str = "upper"
     quantile: float | None = None
