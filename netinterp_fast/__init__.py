@@ -26,7 +26,7 @@ from .attribution import (
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
 from .compat import accelerate
-from .dissection import Ablation, Dissection, TopQuantile, dissect, unit_ablation
+from .dissection import Ablation, Dissection, Rotation, TopQuantile, dissect, per_position, unit_ablation
 
 __all__ = [
     "Ablation",
@@ -34,6 +34,7 @@ __all__ = [
     "FullGrad",
     "PathInfo",
     "Patterns",
+    "Rotation",
     "TopQuantile",
     "accelerate",
     "build_info",
@@ -51,6 +52,7 @@ __all__ = [
     "ops",
     "pattern_attribution",
     "pattern_net",
+    "per_position",
     "rect_grad",
     "rules",
     "saliency",

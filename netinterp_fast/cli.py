@@ -13,7 +13,9 @@ from tqdm import tqdm
 from . import Dissection, __version__, _library, build_info, dissect
 from ._explain_command import METHODS, Preparation, explain
 from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
+from .dissection import Rotation
 from .dissection.conventions import CHOICES, CONVENTIONS
+from .dissection.probes import TAILS
 from .dissection.results import REPORT
 
 
@@ -66,9 +68,24 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--quantile",
-        type=float,
-        help="share of values above a unit's threshold (default: the convention's, mostly .005)",
+        type=_numbers,
+        metavar="Q,...",
+        help="share of values above a unit's threshold, or several (default: the convention's, mostly .005)",
     )
+    add(
+        "--tail",
+        choices=TAILS,
+        default="upper",
+        help="dissect the largest values of each unit (upper, default), the most negative (lower), or both",
+    )
+    add(
+        "--basis",
+        default="units",
+        metavar="NAMES",
+        help="comma-separated: units (default), rotation (a random one of them), rotation:A (A of the way to it, in "
+        "[0, 1])",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of whatever is drawn at random (default 0)")
     for name, choices in CHOICES.items():
         add(f"--{name.replace('_', '-')}", choices=choices, help="one switch of the convention")
     add("--inclusive", action="store_true", default=None, help="count values equal to the threshold as above it")
@@ -161,8 +178,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--std", type=_three_floats, default=IMAGENET_STD, metavar="R,G,B")
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor several with commas between them") from None
+
+
 def _three_floats(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
+    values = _numbers(text)
     if len(values) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three comma-separated numbers")
     return values
@@ -196,6 +220,9 @@ def _dissect(options: argparse.Namespace) -> int:
         memory_budget=options.memory_budget,
         null_samples=options.null_samples,
         bootstrap=options.bootstrap,
+        seed=options.seed,
+        basis=[_basis(name.strip(), options.seed) for name in options.basis.split(",")],
+        tail=options.tail,
     )
     if _is_first_process():
         _tell(result, out)
@@ -231,6 +258,17 @@ def _layers(options: argparse.Namespace, model) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     raise ValueError(f"--layers is needed; the model has {shown}")
+
+
+def _basis(name: str, seed: int) -> str | Rotation:
+    """One of --basis: rotation, rotation:ANGLE, or what `dissect` has to know by its name."""
+    kind, _, angle = name.partition(":")
+    if kind != "rotation":
+        return name
+    try:
+        return Rotation(float(angle or 1), seed)
+    except ValueError as error:
+        raise ValueError(f"--basis has {name!r}: {error}") from None
 
 
 def _dataset(options: argparse.Namespace) -> ConceptDataset:

@@ -87,6 +87,37 @@ def test_a_dissection_writes_results_tables_and_report(workplace, capsys):
     assert {"unit", "label", "score", "object-iou", "colour-truth"} <= set(rows[0])
 
 
+def test_several_bases_tails_and_quantiles(workplace, capsys):
+    assert (
+        dissect("--quantile", ".1,.05", "--tail", "both", "--basis", "units, rotation:0.9,rotation", "--seed", "4") == 0
+    )
+    assert "1 | rotation 0.9 seed 4 | lower | q 0.05: " in capsys.readouterr().out
+    settings = json.loads(Path("out/dissection.json").read_text())["settings"]
+    assert settings["basis"] == ["units", "Rotation(angle=0.9, seed=4)", "Rotation(angle=1.0, seed=4)"]
+    assert (settings["tail"], settings["quantile"]) == ("both", [0.1, 0.05])
+    assert len(list(Path("out/tables").iterdir())) == 2 * 3 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--basis", "pca"], "basis is 'pca'; it must be 'units', 'rotation'"),
+        (["--basis", "rotation:2"], "--basis has 'rotation:2': angle is 2.0; it must be in [0, 1]"),
+        (["--basis", "rotation:far"], "--basis has 'rotation:far': could not convert"),
+        (["--basis", "units,units"], "two entries of the result would be called '1'"),
+        (["--quantile", "0.1,2"], "quantile is 2.0; it must be in [0, 1)"),
+    ],
+)
+def test_bad_questions_are_explained(workplace, capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+def test_a_quantile_that_is_no_number(workplace, capsys):
+    with pytest.raises(SystemExit):
+        dissect("--quantile", "0.1,many")
+    assert "argument --quantile: '0.1,many' is not a number, nor several with commas" in capsys.readouterr().err
+
+
 def test_the_same_run_again_returns_what_is_there(workplace, capsys):
     assert dissect() == 0
     written = Path("out/dissection.json").stat().st_mtime_ns

@@ -2,6 +2,7 @@
 
 from .ablation import unit_ablation
 from .ablation_results import Ablation
+from .bases import Rotation, per_position
 from .conventions import CONVENTIONS, Convention, get_convention
 from .dissect import dissect
 from .results import Dissection, LayerDissection, UnitLabel
@@ -13,9 +14,11 @@ __all__ = [
     "Convention",
     "Dissection",
     "LayerDissection",
+    "Rotation",
     "TopQuantile",
     "UnitLabel",
     "dissect",
     "get_convention",
+    "per_position",
     "unit_ablation",
 ]

@@ -19,12 +19,14 @@ from .._memory import parsed_budget
 from .._numbers import check_counts, check_seed
 from ..data.protocol import Concept, ConceptDataset
 from ..ops._grid import checked_placement
+from .bases import UNITS, BasisItem
 from .chance import Chance, iou_intervals, null_iou
 from .checkpoints import Checkpoints, Saved
 from .conventions import get_convention
 from .kept import KeptCells
 from .passes import FirstPass, Found, SecondPass, Setup, check_kept, found_in, passes_of
 from .plan import Room, planned_passes
+from .probes import ProbeRecording, exact_quantiles, expand
 from .ranks import Ranks
 from .recording import Recording
 from .results import Dissection
@@ -38,7 +40,7 @@ def dissect(
     model: torch.nn.Module,
     dataset: ConceptDataset,
     layers: Sequence[str],
-    quantile: float | None = None,
+    quantile: float | Sequence[float] | None = None,
     iou_threshold: float = 0.04,
     convention: str = "netdissect",
     batch_size: int = 32,
@@ -49,6 +51,9 @@ def dissect(
     out: str | os.PathLike | None = None,
     resume: bool = True,
     *,
+    basis: BasisItem | Sequence[BasisItem] = UNITS,
+    tail: str = "upper",
+    token_grid: Mapping[str, tuple[int, int, int]] | None = None,
     threshold_from: str | None = None,
     upsampling: str | None = None,
     inclusive: bool | None = None,
@@ -65,8 +70,10 @@ def dissect(
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
     Each unit's activation maps are thresholded at T_k, the exact value that a fraction `quantile` of all its values
-    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers are done in the same one or
-    two passes over the data.
+    exceeds, upsampled to the label grid and compared with every concept by IoU. All layers, bases, tails and quantiles
+    are done in the same one or two passes over the data, and each combination of them is an entry of the result: the
+    layer's name is the key of its units' upper tail at the first quantile, the others are "layer6 | rotation 0.9",
+    "layer6 | lower", "layer6 | q 0.01", "layer6 | rotation 0.9 | lower" and so on.
 
     Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
     group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
@@ -74,8 +81,9 @@ def dissect(
     Args:
         model: any `nn.Module`; it is run in eval mode and left as it was.
         dataset: images with concept labels, see `netinterp_fast.data.protocol`.
-        layers: names of modules (as in `model.named_modules()`) whose outputs are [B, C, h, w], or [B, C].
-        quantile: q; None takes the convention's (0.005 for all but "dissect", 0.01).
+        layers: names of modules (as in `model.named_modules()`) whose outputs are [B, C, h, w], or [B, C], or
+            tokens [B, T, C].
+        quantile: q, or several; None takes the convention's (0.005 for all but "dissect", 0.01).
         iou_threshold: a unit is a detector when its best IoU is above this.
         convention: "netdissect" (the paper), "netdissect_lite", "dissect", "compexp" or "concept": see
             `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive,
@@ -90,6 +98,15 @@ def dissect(
         resume: if `out` holds the finished results of this very run (same weights, data and settings), return those; if
             it holds its checkpoints (same batches, processes and versions too), go on from the last. Without, an
             unfinished run starts again. A folder that holds anything else is never written to: FileExistsError.
+        basis: what takes the place of a layer's units, or several such: "units"; `Rotation(angle, seed)`, a random
+            rotation of them, and "rotation" for `Rotation()`; or a mapping of some layers' names to a float matrix
+            [n, C] of directions in the space of the units, or to a callable that takes the maps [B, C, h, w] and gives
+            others, [B, F, h, w]: see `per_position`. A matrix product is taken in float32, or float64 for such maps.
+            Modules are run in eval mode on the maps' device; a run is known by a module's state, and by the name alone
+            of a callable that is neither a module nor a method of one.
+        tail: "upper", "lower" (the negated maps: what a unit's most negative values show), or "both".
+        token_grid: for a layer of tokens, (n_prefix_tokens, h, w): after the prefix tokens, which are left out, come
+            h * w tokens row by row. Without, they are a square after one class token or none.
         scale_offset: for a layer name, (scale_y, scale_x, offset_y, offset_x) in label pixels: the centre of its
             cell i is at offset + i * scale. Without, the map covers the image evenly.
         checkpoint_every: seconds from one checkpoint in `out` to the next, up to ten times as long where writing one
@@ -105,7 +122,7 @@ def dissect(
         seed: of both.
 
     Returns:
-        A `Dissection`; `result[layer]` has thresholds, intersection, unit_area, iou and labels.
+        A `Dissection`; `result[key]` has thresholds, intersection, unit_area, iou and labels.
 
     Raises:
         ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept,
@@ -118,7 +135,6 @@ def dissect(
         "inclusive": inclusive,
         "unit_area_over": unit_area_over,
         "mask_size": mask_size,
-        "quantile": quantile,
     }
     if passes not in (1, 2, "auto") or isinstance(passes, bool):
         raise ValueError(f"passes is {passes!r}; it must be 1, 2 or 'auto'")
@@ -131,8 +147,11 @@ def dissect(
     chance = Chance(null_samples, bootstrap, seed)
     if chance and passes == 2:
         raise ValueError("null_samples and bootstrap need what a single pass keeps; passes is 2")
+    rule = get_convention(convention, **switches)
+    recording = Recording(model, layers, token_grid)
+    probes = expand(recording.layers, basis, tail, exact_quantiles(rule, quantile))
     run = _Run(
-        model, dataset, layers, get_convention(convention, **switches), iou_threshold, batch_size, device, num_workers,
+        model, dataset, ProbeRecording(recording, probes), rule, iou_threshold, batch_size, device, num_workers,
         top_images, progress, dict(scale_offset or {}), chance,
     )  # fmt: skip
     room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
@@ -163,24 +182,25 @@ class _Run:
     """One dissection: what is run on what, by whom, and in which batches."""
 
     def __init__(
-        self, model, dataset, layers, convention, iou_threshold, batch_size, device, num_workers, top_images, progress,
-        scale_offset, chance,
+        self, model, dataset, recording, convention, iou_threshold, batch_size, device, num_workers, top_images,
+        progress, scale_offset, chance,
     ):  # fmt: skip
         concepts = _check_concepts(dataset)
-        recording = Recording(model, layers)
         for layer in scale_offset:
-            if layer not in layers:
-                raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(layers)}")
+            if layer not in recording.layers:
+                raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(recording.layers)}")
             checked_placement(scale_offset[layer])
             if convention.upsampling == "pil":
                 raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
         parameter = next(model.parameters(), torch.empty(0))
         self.ranks = Ranks(torch.device(device) if device is not None else parameter.device)
         self.setup = Setup(
-            dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images, scale_offset
-        )
+            dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images,
+            {key: scale_offset[probe.layer] for key, probe in recording.probes.items() if probe.layer in scale_offset},
+        )  # fmt: skip
         self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
-        self.progress, self.chance = progress and self.ranks.rank == 0, chance
+        self.scale_offset, self.chance = scale_offset, chance
+        self.progress = progress and self.ranks.rank == 0
         # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
         self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
 
@@ -191,15 +211,14 @@ class _Run:
             "model": type(self.model).__name__,
             "dataset": getattr(setup.dataset, "title", type(setup.dataset).__name__),
             "images": len(setup.dataset),
-            "layers": setup.recording.layers,
+            **setup.recording.settings(),
             "convention": preset,
-            "quantile": float(rule.quantile),
             "threshold_from": rule.threshold_from,
             "upsampling": rule.upsampling,
             "inclusive": rule.inclusive,
             "unit_area_over": rule.unit_area_over,
             "mask_size": rule.mask_size,
-            "scale_offset": {layer: list(place) for layer, place in setup.scale_offset.items()},
+            "scale_offset": {layer: list(place) for layer, place in self.scale_offset.items()},
             "iou_threshold": setup.iou_threshold,
             "top_images": setup.top_images,
             "fingerprint": fingerprint(self.model, setup.dataset),

@@ -3,7 +3,7 @@
 A pass has a title and sections; `state(section)` is what the batches added so far gave, as tensors on the CPU (none
 where no batch was added), and `merge(section, state)` adds what another part of the same pass gave. So a part goes on
 from a checkpoint, and the parts of several processes become one, in the same way; and in whatever parts the batches
-were added, the result is the same to the bit.
+were added, the result is the same to the bit. What is called a layer here is a probe's key: a layer in some basis.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..ops.unit_concept_overlap import refuse_infinite
 from .clock import Clock
 from .conventions import Convention
 from .kept import KeptBatch, KeptCells, unpacked_in_parts
-from .recording import Recording
+from .probes import ProbeRecording
 from .results import Dissection, LayerDissection, iou
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
@@ -47,12 +47,12 @@ class Setup:
 
     dataset: ConceptDataset
     concepts: list[Concept]
-    recording: Recording
+    recording: ProbeRecording
     convention: Convention
     device: torch.device
     iou_threshold: float
     top_images: int
-    scale_offset: Mapping[str, tuple[float, float, float, float]]
+    scale_offset: Mapping[str, tuple[float, float, float, float]]  # by the key of a probe
 
     def __post_init__(self):
         self.category_of = category_numbers(self.concepts).to(self.device)
@@ -107,7 +107,7 @@ class FirstPass:
         self._setup, self._kept = setup, kept
         self.title = "pass 1 of 2: thresholds" if kept is None else "single pass"
         self.to_be_replayed = kept is not None  # once all batches were added
-        self.sections = [*setup.recording.layers, _IMAGES]
+        self.sections = [*setup.recording.keys, _IMAGES]
         self._quantiles: dict[str, TopQuantile] = {}
         self._top: dict[str, TopImages] = {}
         self._thumbnails: dict[int, bytes] = {}
@@ -153,7 +153,7 @@ class FirstPass:
         return self._quantiles[layer]
 
     def _begin(self, layer: str, n_units: int, n_values: int) -> None:
-        quantile, device = self._setup.convention.exact_quantile(), self._setup.device
+        quantile, device = self._setup.recording.probes[layer].exact_quantile, self._setup.device
         self._quantiles[layer] = TopQuantile(n_units, quantile, n_values, device=device)
         self._top[layer] = TopImages(n_units, self._setup.top_images)
 
@@ -235,7 +235,7 @@ class SecondPass:
 
     def __init__(self, setup: Setup, found: Found):
         self._setup, self._found = setup, found
-        self.sections = setup.recording.layers
+        self.sections = setup.recording.keys
         self._tallies = {
             layer: LayerTally(found[layer]["thresholds"].to(setup.device), setup.category_of, setup.convention)
             for layer in self.sections
@@ -300,6 +300,7 @@ class SecondPass:
                 inclusive=setup.convention.inclusive,
                 label_size=tuple(images["label_size"].tolist()),
                 scale_offset=setup.scale_offset.get(layer),
+                **setup.recording.probes[layer].described(),
                 **self._found[layer],
             )
             for layer, tally in self._tallies.items()

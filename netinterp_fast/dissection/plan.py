@@ -53,7 +53,7 @@ def _estimate(setup: Setup) -> int:
     def see(layer: str, acts: torch.Tensor) -> None:
         nonlocal total
         maps, _ = setup.placed(layer, acts, size)
-        quantile = float(setup.convention.exact_quantile())
+        quantile = float(setup.recording.probes[layer].exact_quantile)
         total += estimated_bytes(tuple(maps.shape[1:]), len(setup.dataset), quantile)
 
     setup.recording.run(torch.as_tensor(image)[None].to(setup.device), see)

@@ -50,6 +50,11 @@ class UnitLabel(NamedTuple):
 class LayerDissection:
     """The result for one layer of C units over K concept ids (column 0, "unlabelled", stays 0).
 
+    name, layer      its key in the dissection, and the layer's name, which is the same for the plain question
+    basis            what the units are: "units" of the layer, "rotation 0.9", "directions", an encoder's name
+    tail             "upper", or "lower": all values below are those of the negated maps
+    quantile         q, None in results saved before this was noted
+
     thresholds       float32 [C]        T_k
     intersection     int64 [C, K]       sum over images of |M_k and L_c|
     unit_area        int64 [C, K]       |M_k| over the images that the convention counts for concept c
@@ -82,6 +87,13 @@ class LayerDissection:
     scale_offset: tuple[float, float, float, float] | None = None
     null_iou: torch.Tensor | None = None
     iou_interval: torch.Tensor | None = None
+    layer: str = ""  # as the name
+    basis: str = "units"
+    tail: str = "upper"
+    quantile: float | None = None
+
+    def __post_init__(self):
+        self.layer = self.layer or self.name
 
     @property
     def n_units(self) -> int:
@@ -175,7 +187,7 @@ class LayerDissection:
 
 @dataclass
 class Dissection:
-    """The result of `dissect`: one `LayerDissection` a layer, in the order asked for.
+    """The result of `dissect`: one `LayerDissection` a layer, basis, tail and quantile, in the order asked for.
 
     settings      what was run: model, layers, data set, quantile, convention ... (JSON values)
     thumbnails    image index -> JPEG bytes, for every image that some `top_images` names
@@ -267,6 +279,10 @@ class Dissection:
                     "inclusive": layer.inclusive,
                     "label_size": layer.label_size,
                     "scale_offset": layer.scale_offset,
+                    "layer": layer.layer,
+                    "basis": layer.basis,
+                    "tail": layer.tail,
+                    "quantile": layer.quantile,
                 }
                 for layer in self.layers.values()
             ],

@@ -19,7 +19,7 @@ class TopImages:
         self._value = torch.zeros(0)
         self._pool: torch.Tensor | None = None
         self._free = torch.zeros(0, dtype=torch.int64)
-        self._least = torch.full((n_units,), _NONE)  # the n-th best value, once there are n
+        self._least = torch.full((n_units,), _NONE if n else torch.inf)  # the n-th best value, once there are n
         self._short = torch.full((n_units,), n > 0)  # fewer than n are held
 
     def update(self, maxima: torch.Tensor, first_image: int, acts: torch.Tensor) -> set[int]:

@@ -143,11 +143,15 @@ class Tuples(nn.Module):
         return self.pair(self.tokens(x)[:, :, :16])
 
 
-@pytest.mark.parametrize(("layer", "what"), [("tokens", r"\[1, 3, 256\]"), ("pair", "tuple")])
-def test_outputs_that_are_not_maps(dataset, layer, what):
-    with pytest.raises(
-        ValueError, match=rf"layer '{layer}' gives {what}; dissection needs maps \[B, C, h, w\] or units"
-    ):
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("pair", r"tuple; dissection needs maps \[B, C, h, w\], units \[B, C\] or tokens"),
+        ("tokens", r"\[\d, 3, 256\], 3 tokens, which make no square grid, .* token_grid={'tokens': \(n_prefix_tokens"),
+    ],
+)
+def test_outputs_that_are_not_maps(dataset, layer, message):
+    with pytest.raises(ValueError, match=f"layer '{layer}' gives {message}"):
         run(Tuples(), dataset, [layer])
 
 
