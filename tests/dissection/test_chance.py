@@ -100,9 +100,8 @@ def test_a_unit_that_knows_its_concept():
     dataset = Maps(0, n=30)
     shown = dataset.labels[:, 0] == 1
     dataset.images[:, 0] = shown.float()
-    result = judged(dataset, ["units"], Same(), quantile=float(shown.double().mean()) + 1e-9, top_images=0, null_samples=19,
-                    bootstrap=100)  # fmt: skip
-    layer = result["units"]
+    asked = {"quantile": float(shown.double().mean()) + 1e-9, "null_samples": 19, "bootstrap": 100}
+    layer = judged(dataset, ["units"], Same(), top_images=0, **asked)["units"]
     assert layer.labels()[0].concept.id == 1
     assert layer.iou[0, 1] == 1.0
     assert layer.p_values[0] == 1 / 20
