@@ -12,7 +12,6 @@
 namespace netinterp_fast {
 namespace {
 
-constexpr int64_t kSpare = 16;  // bytes before and after a plane's bits that the kernel may read
 constexpr int64_t kPlanesAtOnce = 64;
 
 template <typename Scalar>
@@ -21,10 +20,10 @@ void mark_planes(const Scalar* acts, const float* levels, bool inclusive, int64_
   const int64_t cells = height * width, row_bytes = height * bytes_of_row(width);
   torch::stable::parallel_for(0, n_planes, 1 + 32768 / cells, [&](int64_t begin, int64_t end) {
     Planes<Scalar> planes(acts, cells);
-    std::vector<uint8_t> above(cells / 8 + 2 * kSpare, 0);
+    std::vector<uint64_t> lit((height + 2) * ((width + 63) / 64), 0);
     for (int64_t i = begin; i < end; ++i) {
       counts[i] = static_cast<int32_t>(kernels().mark_plane(planes[i], height, width, levels[i % n_units], inclusive,
-                                                            above.data() + kSpare, bits + i * row_bytes));
+                                                            lit.data(), bits + i * row_bytes));
     }
   });
 }
@@ -60,26 +59,13 @@ struct Marks {
     }
   }
 
-  // Calls move(cell, value) for each marked value of the p-th plane, in order: the cell's place in the plane and the
-  // value's among all of them; false, without a call, where those do not match.
+  // Calls move(marks, n, first) with the marks of the p-th plane, how many values it has and the number of its first;
+  // false where that is outside the values, and where move returns it.
   template <typename F>
-  bool each(int64_t p, const F& move) const {
-    const uint8_t* bits = marked + p * height * bytes;
-    int64_t count = 0;
-    for (int64_t i = 0; i < height * bytes; ++i)
-      count += __builtin_popcount(bits[i] & columns_of_byte(i % bytes, width));
-    int64_t value = start[p];
-    const int64_t end = p + 1 < n_planes ? start[p + 1] : n_values;
-    const bool fits = p == 0 ? value == 0 : value >= 0;
-    if (!fits || end < value || end > n_values || end - value != count) return false;
-    for (int64_t y = 0; y < height; ++y) {
-      for (int64_t b = 0; b < bytes; ++b) {
-        for (uint32_t left = *bits++ & columns_of_byte(b, width); left; left &= left - 1) {
-          move(y * width + b * kColumnsAByte + __builtin_ctz(left), value++);
-        }
-      }
-    }
-    return true;
+  bool with(int64_t p, const F& move) const {
+    const int64_t first = start[p], end = p + 1 < n_planes ? start[p + 1] : n_values;
+    if (first < 0 || (p == 0 && first != 0) || end < first || end > n_values) return false;
+    return move(marked + p * height * bytes, end - first, first);
   }
 
   int64_t n_planes, height, width, bytes, n_values;
@@ -100,12 +86,14 @@ Tensor take_cells(const Tensor& acts, const Tensor& planes, const Tensor& bits, 
   std::atomic<bool> fits{marks.n_planes > 0 || n_values == 0};
   dispatch_floating(acts, "acts", [&](auto* tag) {
     using Scalar = ScalarOf<decltype(tag)>;
-    const Scalar* from = static_cast<const Scalar*>(acts.const_data_ptr());
     torch::stable::parallel_for(0, marks.n_planes, kPlanesAtOnce, [&](int64_t begin, int64_t end) {
+      Planes<Scalar> from(static_cast<const Scalar*>(acts.const_data_ptr()), marks.height * marks.width);
       for (int64_t p = begin; p < end; ++p) {
-        const Scalar* plane = from + marks.plane[p] * marks.height * marks.width;
-        const auto move = [&](int64_t cell, int64_t value) { to[value] = static_cast<float>(plane[cell]); };
-        if (!marks.each(p, move)) fits = false;
+        const float* plane = from[marks.plane[p]];
+        const auto take = [&](const uint8_t* bits_of_plane, int64_t n, int64_t first) {
+          return kernels().take_marked(plane, bits_of_plane, marks.height, marks.width, n, to + first);
+        };
+        if (!marks.with(p, take)) fits = false;
       }
     });
   });
@@ -128,7 +116,10 @@ Tensor put_cells(const Tensor& values, const Tensor& planes, const Tensor& bits,
     int64_t p = std::lower_bound(marks.plane, marks.plane + marks.n_planes, begin) - marks.plane;
     for (; p < marks.n_planes && marks.plane[p] < end; ++p) {
       float* plane = to + marks.plane[p] * cells;
-      if (!marks.each(p, [&](int64_t cell, int64_t value) { plane[cell] = from[value]; })) fits = false;
+      const auto put = [&](const uint8_t* bits_of_plane, int64_t n, int64_t first) {
+        return kernels().put_marked(from + first, bits_of_plane, marks.height, width, n, plane);
+      };
+      if (!marks.with(p, put)) fits = false;
     }
   });
   STD_TORCH_CHECK(fits, kMismatch);

@@ -149,9 +149,15 @@ struct Kernels {
                           int64_t capacity);
 
   // Sets in marks [h, bytes_of_row(w)], zeros before, the values of a plane [h, w] above the level and the neighbours
-  // of each; returns how many. Scratch: above [h * w / 8 + 1], with 16 bytes to spare before and after.
-  int64_t (*mark_plane)(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint8_t* above,
+  // of each; returns how many. Scratch: lit [h + 2, words of 64 columns], of which the first and last row are 0.
+  int64_t (*mark_plane)(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint64_t* lit,
                         uint8_t* marks);
+
+  // Moves the marked values of a plane [h, w] to values [n], or back; marks past the width are left out. False where
+  // there are not n, with some moved then.
+  bool (*take_marked)(const float* plane, const uint8_t* marks, int64_t height, int64_t width, int64_t n,
+                      float* values);
+  bool (*put_marked)(const float* values, const uint8_t* marks, int64_t height, int64_t width, int64_t n, float* plane);
 
   RelevanceKernels<float> float_relevance;
   RelevanceKernels<double> double_relevance;

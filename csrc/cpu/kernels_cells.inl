@@ -1,75 +1,126 @@
-// Which values of a plane may still matter: included in kernels.inl, once an instruction set.
+// Which values of a plane may still matter, and moving those: included in kernels.inl, once an instruction set.
+// A row is looked at in words of 64 columns; what lies past its end is 0.
+
+constexpr int64_t kColumnsAWord = 64;
 
 // A comparison's result as one bit a lane.
-inline uint32_t lane_bits(Ints mask) {
+inline uint64_t lane_bits(Ints mask) {
 #if LANES == 16
   return _mm512_movepi32_mask((__m512i)mask);
 #elif LANES == 8
-  return _mm256_movemask_ps((__m256)mask);
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
 #else
-  uint32_t result = 0;
-  for (int lane = 0; lane < LANES; ++lane) result |= static_cast<uint32_t>(mask[lane] & 1) << lane;
+  uint64_t result = 0;
+  for (int lane = 0; lane < LANES; ++lane) result |= static_cast<uint64_t>(mask[lane] & 1) << lane;
   return result;
 #endif
 }
 
-// One bit a value, those above the level set, to bits; false if there is none.
+// Sets words [width / 64] to where a row is lit; returns their union.
 template <bool Inclusive>
-inline bool find_above(const float* plane, int64_t n, float level, uint8_t* bits) {
+inline uint64_t find_lit(const float* row, int64_t width, float level, uint64_t* words) {
   const Floats levels = level - Floats{};
-  Ints found{};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) found |= lit<Inclusive>(load(plane + i), levels);
-  bool any_above = any(found);
-  for (; i < n; ++i) any_above |= lit<Inclusive>(plane[i], level);
-  if (!any_above) return false;
-  constexpr int64_t kStep = LANES < 8 ? 8 : LANES;
-  for (i = 0; i + kStep <= n; i += kStep) {
-    uint32_t word = lane_bits(lit<Inclusive>(load(plane + i), levels));
-    if constexpr (LANES < 8) word |= lane_bits(lit<Inclusive>(load(plane + i + LANES), levels)) << LANES;
-    __builtin_memcpy(bits + i / 8, &word, kStep / 8);
-  }
-  for (; i < n; i += 8) {
-    uint32_t byte = 0;
-    for (int64_t x = 0; x < 8 && i + x < n; ++x) {
-      byte |= static_cast<uint32_t>(lit<Inclusive>(plane[i + x], level)) << x;
+  uint64_t all = 0;
+  for (int64_t first = 0; first < width; first += kColumnsAWord) {
+    const int64_t n = width - first < kColumnsAWord ? width - first : kColumnsAWord;
+    const float* values = row + first;
+    uint64_t word = 0;
+    int64_t x = 0;
+    for (; x + LANES <= n; x += LANES) word |= lane_bits(lit<Inclusive>(load(values + x), levels)) << x;
+#if LANES == 16
+    if (x < n) {
+      const __mmask16 rest = (1u << (n - x)) - 1;
+      const Floats last = (Floats)_mm512_maskz_loadu_ps(rest, values + x);
+      word |= (lane_bits(lit<Inclusive>(last, levels)) & rest) << x;
     }
-    bits[i / 8] = static_cast<uint8_t>(byte);
+#else
+    for (; x < n; ++x) word |= static_cast<uint64_t>(lit<Inclusive>(values[x], level)) << x;
+#endif
+    *words++ = word;
+    all |= word;
   }
-  return true;
+  return all;
 }
 
-// The bits of columns [x - 1, x + 33) of a row, from a plane's bits with a byte to spare before them; those outside the
-// row are 0. n_columns: from x to the row's end.
-inline uint64_t row_bits(const uint8_t* bits, int64_t first_of_row, int64_t x, int64_t n_columns) {
-  const int64_t first = first_of_row + x - 1 + 8;  // of the spare byte on
-  uint64_t word;
-  __builtin_memcpy(&word, bits + first / 8 - 1, sizeof word);
-  word >>= first % 8;
-  if (x == 0) word &= ~uint64_t{1};
-  const int64_t n = n_columns < 33 ? n_columns : 33;
-  return word & ((uint64_t{2} << n) - 1);
+inline uint64_t columns_of_word(int64_t first, int64_t width) {
+  return width - first < kColumnsAWord ? (uint64_t{1} << (width - first)) - 1 : ~uint64_t{0};
 }
 
-int64_t mark_plane(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint8_t* above,
+int64_t mark_plane(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint64_t* lit_words,
                    uint8_t* marks) {
-  const auto find = inclusive ? find_above<true> : find_above<false>;
-  if (!find(plane, height * width, level, above)) return 0;
-  const int64_t bytes = bytes_of_row(width);
+  const auto find = inclusive ? find_lit<true> : find_lit<false>;
+  const int64_t words = (width + kColumnsAWord - 1) / kColumnsAWord, bytes = bytes_of_row(width);
+  uint64_t any_lit = 0;
+  for (int64_t y = 0; y < height; ++y) any_lit |= find(plane + y * width, width, level, lit_words + (y + 1) * words);
+  if (any_lit == 0) return 0;
   int64_t count = 0;
   for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; x += 32) {
-      uint64_t near = row_bits(above, y * width, x, width - x);
-      if (y > 0) near |= row_bits(above, (y - 1) * width, x, width - x);
-      if (y + 1 < height) near |= row_bits(above, (y + 1) * width, x, width - x);
-      if (near == 0) continue;
-      const int64_t n = width - x < 32 ? width - x : 32;
-      const uint64_t marked = (near | near >> 1 | near >> 2) & ((uint64_t{1} << n) - 1);
-      for (int64_t byte = 0; byte < bytes_of_row(n); ++byte) {
-        marks[y * bytes + x / 8 + byte] = static_cast<uint8_t>(marked >> (8 * byte));
-      }
+    const uint64_t* above = lit_words + y * words;
+    const auto near = [&](int64_t k) { return above[k] | above[words + k] | above[2 * words + k]; };
+    uint64_t left = 0, here = near(0);
+    for (int64_t k = 0; k < words; ++k) {
+      const uint64_t right = k + 1 < words ? near(k + 1) : 0;
+      const int64_t first = k * kColumnsAWord;
+      const uint64_t marked = (here | here << 1 | here >> 1 | left >> 63 | right << 63) & columns_of_word(first, width);
+      const int64_t n = bytes - first / 8 < 8 ? bytes - first / 8 : 8;
+      __builtin_memcpy(marks + y * bytes + first / 8, &marked, n);
       count += __builtin_popcountll(marked);
+      left = here, here = right;
     }
   }
   return count;
+}
+
+// Calls move(cell, word, n) for every word of a plane's marks [h, bytes_of_row(w)] that is not 0: the place in the
+// plane of its first column, and how many values were marked before it. False once there are more than `total`, and
+// where there are fewer in the end.
+template <typename F>
+inline bool each_marked_word(const uint8_t* marks, int64_t height, int64_t width, int64_t total, const F& move) {
+  const int64_t bytes = bytes_of_row(width);
+  int64_t n = 0;
+  for (int64_t y = 0; y < height; ++y) {
+    for (int64_t first = 0; first < width; first += kColumnsAWord) {
+      uint64_t word = 0;
+      __builtin_memcpy(&word, marks + y * bytes + first / 8, bytes - first / 8 < 8 ? bytes - first / 8 : 8);
+      word &= columns_of_word(first, width);
+      if (word == 0) continue;
+      const int64_t here = __builtin_popcountll(word);
+      if (n + here > total) return false;
+      move(y * width + first, word, n);
+      n += here;
+    }
+  }
+  return n == total;
+}
+
+bool take_marked(const float* plane, const uint8_t* marks, int64_t height, int64_t width, int64_t n, float* values) {
+  return each_marked_word(marks, height, width, n, [&](int64_t cell, uint64_t word, int64_t before) {
+    float* to = values + before;
+#if LANES == 16
+    for (; word; word >>= LANES, cell += LANES) {
+      const __mmask16 lanes = word & 0xffff;
+      const int count = __builtin_popcount(lanes);
+      const __m512 packed = _mm512_maskz_compress_ps(lanes, _mm512_maskz_loadu_ps(lanes, plane + cell));
+      _mm512_mask_storeu_ps(to, (1u << count) - 1, packed);
+      to += count;
+    }
+#else
+    for (; word; word &= word - 1) *to++ = plane[cell + __builtin_ctzll(word)];
+#endif
+  });
+}
+
+bool put_marked(const float* values, const uint8_t* marks, int64_t height, int64_t width, int64_t n, float* plane) {
+  return each_marked_word(marks, height, width, n, [&](int64_t cell, uint64_t word, int64_t before) {
+    const float* from = values + before;
+#if LANES == 16
+    for (; word; word >>= LANES, cell += LANES) {
+      const __mmask16 lanes = word & 0xffff;
+      _mm512_mask_storeu_ps(plane + cell, lanes, _mm512_maskz_expandloadu_ps(lanes, from));
+      from += __builtin_popcount(lanes);
+    }
+#else
+    for (; word; word &= word - 1) plane[cell + __builtin_ctzll(word)] = *from++;
+#endif
+  });
 }

@@ -171,6 +171,7 @@ def dissect(
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - start, 3),
         "shares": run.setup.clock.shares(),
+        **run.kept,
     }
     if out is not None and run.ranks.rank == 0:
         publish(result, Path(out))
@@ -200,6 +201,7 @@ class _Run:
         )  # fmt: skip
         self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
         self.scale_offset, self.chance = scale_offset, chance
+        self.kept: dict[str, int] = {}  # how much a single pass has kept, once it is over
         self.progress = progress and self.ranks.rank == 0
         # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
         self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
@@ -258,6 +260,7 @@ class _Run:
             if self.chance:
                 self._judge(result, found, kept)
         if kept:
+            self.kept = {"bytes_in_memory": kept.held, "bytes_in_file": kept.spilled}
             kept.close()
         self._tell(setup.clock.summary(len(setup.dataset)))
         return result

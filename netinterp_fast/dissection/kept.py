@@ -49,7 +49,7 @@ class KeptCells:
     def __init__(self, path: Path | None, budget: int, inclusive: bool):
         self.path, self.budget, self.inclusive = path, budget, inclusive
         self._batches: list[dict[str, torch.Tensor]] = []
-        self._held = self.spilled = 0
+        self.held = self.spilled = 0  # bytes in memory and in the file
         self._file: FileIO | None = None
 
     def add(
@@ -71,8 +71,8 @@ class KeptCells:
             batch[f"shape/{layer}"] = torch.tensor(packed.shape)
             batch[f"placement/{layer}"] = torch.tensor(placement, dtype=torch.float64)
         self._batches.append(batch)
-        self._held += _bytes(batch)
-        if self._held > self.budget:
+        self.held += _bytes(batch)
+        if self.held > self.budget:
             self.flush(levels)
 
     def flush(self, levels: Mapping[str, torch.Tensor]) -> int:
@@ -94,7 +94,7 @@ class KeptCells:
                     "room there, or run with passes=2, which keeps none"
                 ) from None  # fmt: skip
             self.spilled += len(record)
-            self._held -= _bytes(self._batches.pop(0))
+            self.held -= _bytes(self._batches.pop(0))
         return self.spilled
 
     def _opened(self) -> FileIO:
