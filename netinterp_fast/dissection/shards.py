@@ -100,7 +100,7 @@ class Shard:
         partial = path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         manifest = self.manifest | {"sha256": _checksum(self.manifest)}
-        partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         flush(partial)
         partial.replace(path)
         flush(path.parent)
