@@ -26,7 +26,16 @@ from .attribution import (
 from .attribution.relevance import composites, rules
 from .backends import use_backend, why_not
 from .compat import accelerate
-from .dissection import Ablation, Dissection, Rotation, TopQuantile, dissect, per_position, unit_ablation
+from .dissection import (
+    Ablation,
+    Dissection,
+    Rotation,
+    TopQuantile,
+    dissect,
+    merge_shards,
+    per_position,
+    unit_ablation,
+)
 
 __all__ = [
     "Ablation",
@@ -49,6 +58,7 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "lrp",
+    "merge_shards",
     "ops",
     "pattern_attribution",
     "pattern_net",

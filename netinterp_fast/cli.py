@@ -1,4 +1,4 @@
-"""The command line: `netinterp-fast dissect`, `netinterp-fast explain` and `netinterp-fast doctor`."""
+"""The command line: `netinterp-fast dissect`, `merge`, `explain` and `doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import Dissection, __version__, _library, build_info, dissect
+from . import Dissection, __version__, _library, build_info, dissect, merge_shards
 from ._explain_command import METHODS, Preparation, explain
 from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
 from .dissection import Rotation
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"netinterp-fast {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_dissect(commands.add_parser("dissect", help="find which concepts the units of a network detect"))
+    _add_merge(commands.add_parser("merge", help="join the shards of a dissection that ran apart"))
     _add_explain(commands.add_parser("explain", help="show which pixels of a photo speak for a class"))
     doctor = commands.add_parser("doctor", help="say what was built, what is used and why, and how to get the rest")
     doctor.set_defaults(run=_doctor)
@@ -129,6 +130,26 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw N samples of the images, for an interval of each unit's IoU (default 0)",
     )
+    add(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="do part I of N alone, I from 0 to N - 1, in a folder of its own; see netinterp-fast merge. As a SLURM "
+        "array job (sbatch --array=0-9): --shard $SLURM_ARRAY_TASK_ID/10",
+    )
+    add("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Join the shards of a dissection (dissect --shard) into the results of one process. Neither the model nor the "
+        "data is needed; the shards may have been copied here from other machines, and are only read."
+    )
+    parser.set_defaults(run=_merge)
+    add = parser.add_argument
+    add("shards", nargs="+", metavar="SHARD", help="the folders of all shards, in any order")
+    add("--out", required=True, metavar="DIR", help="folder for the results; it must not hold another run")
+    add("--device", metavar="NAME", help="where the tallies are computed, for example cuda (default: cpu)")
     add("--quiet", action="store_true", help="no progress bars")
 
 
@@ -185,6 +206,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor several with commas between them") from None
 
 
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/10")
+    return int(number), int(of)
+
+
 def _three_floats(text: str) -> tuple[float, ...]:
     values = _numbers(text)
     if len(values) != 3:
@@ -196,7 +224,8 @@ def _dissect(options: argparse.Namespace) -> int:
     model = load_model(options.model, options.weights)
     layers = _layers(options, model)
     dataset = _dataset(options)
-    out = Path(options.out or f"dissection-{_plain(options.model)}")
+    which = "-shard-{}-of-{}".format(*options.shard) if options.shard else ""
+    out = Path(options.out or f"dissection-{_plain(options.model)}{which}")
     result = dissect(
         model,
         dataset,
@@ -223,9 +252,18 @@ def _dissect(options: argparse.Namespace) -> int:
         seed=options.seed,
         basis=[_basis(name.strip(), options.seed) for name in options.basis.split(",")],
         tail=options.tail,
+        shard=options.shard,
     )
-    if _is_first_process():
+    if result is None:
+        print(f"shard {options.shard[0]} of {options.shard[1]} is complete: {out.resolve()}")
+    elif _is_first_process():
         _tell(result, out)
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    out = Path(options.out)
+    _tell(merge_shards(options.shards, out, device=options.device, progress=not options.quiet), out)
     return 0
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,47 @@ def test_an_interrupted_run_goes_on(workplace, capsys):
     assert dissect(*options, function="interrupted") == 0
     assert Path("batches").read_text() == "." * (3 + 4)
     assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+
+
+def test_shards_are_merged_without_model_and_data(workplace, capsys):
+    """As array jobs would run them; in a new process."""
+    options = ["--batch-size", "1", "--tail", "both", "--null-samples", "2"]
+    assert dissect(*options) == 0
+    summary = capsys.readouterr().out
+    for i in (0, 1):
+        assert dissect(*options, "--out", f"shard-{i}", "--shard", f"{i}/2") == 0
+        assert capsys.readouterr().out == f"shard {i} of 2 is complete: {workplace / f'shard-{i}'}\n"
+    Path("model.py").unlink()
+    shutil.rmtree("data")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "netinterp_fast.cli", "merge", "shard-1", "shard-0", "--out", "merged"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == summary.replace(str(workplace / "out"), str(workplace / "merged"))
+    assert "tallies" in run.stderr
+    manifests = [json.loads(Path(folder, "dissection.json").read_text()) for folder in ("out", "merged")]
+    for manifest in manifests:
+        del manifest["settings"]["time"]
+    assert manifests[0] == manifests[1]
+    assert Path("out/dissection.safetensors").read_bytes() == Path("merged/dissection.safetensors").read_bytes()
+    assert main(["merge", "shard-0", "--out", "other", "--quiet"]) == 1
+    assert capsys.readouterr().err == "netinterp-fast: error: of 2 shards 1 are missing: 1\n"
+
+
+@pytest.mark.parametrize("shard", ["1", "1/", "a/2", "-1/2", "1/2/3", "/2"])
+def test_a_shard_that_is_none(workplace, capsys, shard):
+    with pytest.raises(SystemExit):
+        dissect(f"--shard={shard}")
+    assert f"argument --shard: {shard!r} is not I/N, such as 0/10" in capsys.readouterr().err
+
+
+def test_shards_are_counted_from_zero(workplace, capsys):
+    assert "shard is (2, 2); it must be (i, n), i counted from 0 to n - 1" in fails(capsys, "--shard", "2/2")
+
+
+def test_shards_have_folders_of_their_own(workplace, capsys):
+    options = ["--model", "model.py:build", "--layers", "1", "--data", "data", "--size", "32", "--quiet"]
+    assert main(["dissect", *options, "--shard", "1/4"]) == 0
+    assert (workplace / "dissection-model.py-build-shard-1-of-4" / "dissection.unfinished" / "shard.json").is_file()
 
 
 def test_a_folder_with_another_run_is_refused(workplace, capsys):

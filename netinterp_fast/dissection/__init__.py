@@ -6,6 +6,7 @@ from .bases import Rotation, per_position
 from .conventions import CONVENTIONS, Convention, get_convention
 from .dissect import dissect
 from .results import Dissection, LayerDissection, UnitLabel
+from .shards import merge_shards
 from .thresholds import TopQuantile
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "UnitLabel",
     "dissect",
     "get_convention",
+    "merge_shards",
     "per_position",
     "unit_ablation",
 ]

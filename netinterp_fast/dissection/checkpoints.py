@@ -90,18 +90,50 @@ class Checkpoints:
         end = time.monotonic()
         self._due = end + max(self.every, 10 * min(end - start, self.every))
 
+    def finish(self, number: int, batches: int, sections: Callable[[], Mapping[str, State]]) -> None:
+        """Write the last checkpoint unless `offer` has. OSError, naming the folder, where that can not be done."""
+        if self._path(number, batches) in self._newest_first():
+            return
+        try:
+            self._write(Saved(number, batches, sections()))
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"the last checkpoint can not be written to {self.folder}: {error}") from None
+
+    def batches_done(self) -> int | None:
+        """How far in its pass the run has come, by the newest checkpoint's name; None where there is none."""
+        newest = self._newest_first()[:1]
+        return int(newest[0].stem.rsplit("-", 1)[1]) if newest else None
+
+    def read(self, number: int, batches: int) -> Saved:
+        """The state after so many batches of a pass; nothing is changed. ValueError, naming the file, where that is
+        missing, damaged, or another run's."""
+        path = self._path(number, batches)
+        try:
+            saved, different = _read(path), differences(_identity(path), self._identity)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ValueError(f"the checkpoint {path} is damaged ({error})") from None
+        if different:
+            raise ValueError(f"the checkpoint {path} is of another run, with a different {different}")
+        return saved
+
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob(f"rank-{self.rank}-pass-*.safetensors"), reverse=True)
 
+    def _path(self, number: int, batches: int) -> Path:
+        return self.folder / f"rank-{self.rank}-pass-{number}-{batches:09}.safetensors"
+
     def _check_identity(self, path: Path) -> None:
         try:
-            with safe_open(path, "pt") as file:
-                found = json.loads(file.metadata()["identity"])
-            different = differences(found, self._identity)
-            if different:
+            found = _identity(path)
+            if found != self._identity:
                 _read(path)  # an identity that was damaged is no other run's
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return  # `load` tells
+        self.refuse_another(found)
+
+    def refuse_another(self, found: dict) -> None:
+        """FileExistsError for the identity of another run, which the folder holds, naming what differs."""
+        different = differences(found, self._identity)
         if different:
             raise FileExistsError(
                 f"{self.folder.parent} holds an unfinished run, with a different {different}; go on with that one, "
@@ -117,7 +149,7 @@ class Checkpoints:
         }
         metadata = {"identity": json.dumps(self._identity), "pass": str(saved.number), "batches": str(saved.batches)}
         metadata["sha256"] = _checksum(metadata, tensors)
-        path = self.folder / f"rank-{self.rank}-pass-{saved.number}-{saved.batches:09}.safetensors"
+        path = self._path(saved.number, saved.batches)
         partial = self.folder / f"rank-{self.rank}.partial"
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -129,6 +161,11 @@ class Checkpoints:
         flush(self.folder)
         for old in self._newest_first()[_KEPT:]:
             old.unlink()
+
+
+def _identity(path: Path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["identity"])
 
 
 def _read(path: Path) -> Saved:

@@ -48,6 +48,14 @@ class Clock:
         total = sum(self.seconds.values()) or 1.0
         return {work: round(seconds / total, 3) for work, seconds in self.seconds.items()}
 
+    def settings(self, start: float) -> dict[str, str | float | dict]:
+        """What a result notes of a run that began at this time (as `time.time` gives it) and ends now."""
+        return {
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "seconds": round(time.time() - start, 3),
+            "shares": self.shares(),
+        }
+
     def summary(self, n_images: int) -> str:
         """One line: images a second, what bounded the run, and the shares."""
         shares, total = self.shares(), sum(self.seconds.values())

@@ -20,17 +20,19 @@ from .._numbers import check_counts, check_seed
 from ..data.protocol import Concept, ConceptDataset
 from ..ops._grid import checked_placement
 from .bases import UNITS, BasisItem
-from .chance import Chance, iou_intervals, null_iou
+from .chance import Chance
 from .checkpoints import Checkpoints, Saved
 from .conventions import get_convention
 from .kept import KeptCells
-from .passes import FirstPass, Found, SecondPass, Setup, check_kept, found_in, passes_of
+from .passes import FirstPass, SecondPass, Setup, check_kept, found_in, passes_of
 from .plan import Room, planned_passes
 from .probes import ProbeRecording, exact_quantiles, expand
 from .ranks import Ranks
 from .recording import Recording
+from .replay import replayed
 from .results import Dissection
 from .run_folder import UNFINISHED, differences, fingerprint, finished_run, publish
+from .shards import Shard, checked_shard, manifest_of
 
 _Pass = TypeVar("_Pass", FirstPass, SecondPass)
 _MAX_ID = 2**24  # a larger concept id is a mistake, and a table of this many columns a unit would not fit anyway
@@ -66,7 +68,8 @@ def dissect(
     null_samples: int = 0,
     bootstrap: int = 0,
     seed: int = 0,
-) -> Dissection:
+    shard: tuple[int, int] | None = None,
+) -> Dissection | None:
     """Find which concepts the units of a network detect (Bau et al., "Network Dissection", CVPR 2017).
 
     Each unit's activation maps are thresholded at T_k, the exact value that a fraction `quantile` of all its values
@@ -77,6 +80,7 @@ def dissect(
 
     Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
     group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
+    Processes without a network between them run a `shard` each, which `merge_shards` joins.
 
     Args:
         model: any `nn.Module`; it is run in eval mode and left as it was.
@@ -120,13 +124,17 @@ def dissect(
             it, `result[layer].null_iou`, from which `p_values` follow. Needs a single pass, as the next does.
         bootstrap: how many samples of the images to draw, for an interval of each unit's IoU, `iou_interval`.
         seed: of both.
+        shard: (i, n), i from 0 to n - 1: run only the batches i, i + n, i + 2 n and so on, in a single pass, and leave
+            in `out`, a folder of this shard's own, what `merge_shards` needs. A shard's bound on its thresholds is that
+            of its own images, so that n shards keep more than one process: up to n times as many cells.
 
     Returns:
-        A `Dissection`; `result[key]` has thresholds, intersection, unit_area, iou and labels.
+        A `Dissection`; `result[key]` has thresholds, intersection, unit_area, iou and labels. None for a shard.
 
     Raises:
         ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept,
-            processes that were given different models, data or settings.
+            processes that were given different models, data or settings, a shard without `out`, with passes=2 or
+            in several processes.
         FileExistsError: for an `out` that holds another run or something else, naming what differs.
     """
     switches = {
@@ -144,6 +152,7 @@ def dissect(
     )  # fmt: skip
     check_counts(0, null_samples=null_samples, bootstrap=bootstrap)
     check_seed(seed)
+    shard = checked_shard(shard, out, passes)
     chance = Chance(null_samples, bootstrap, seed)
     if chance and passes == 2:
         raise ValueError("null_samples and bootstrap need what a single pass keeps; passes is 2")
@@ -152,27 +161,27 @@ def dissect(
     probes = expand(recording.layers, basis, tail, exact_quantiles(rule, quantile))
     run = _Run(
         model, dataset, ProbeRecording(recording, probes), rule, iou_threshold, batch_size, device, num_workers,
-        top_images, progress, dict(scale_offset or {}), chance,
+        top_images, progress, dict(scale_offset or {}), chance, shard,
     )  # fmt: skip
     room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
     settings = run.settings(convention)
-    identity = run.identity(settings) | {"passes": passes}
+    identity = run.identity(settings) | {"passes": 1 if shard else passes}
     _check_agreement(run.ranks.gather(identity))
     checkpoints, saved = None, Saved()
     if out is not None:
-        finished = finished_run(Path(out), settings, resume)
-        if finished:
+        checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.part)
+        if shard:
+            begun = Shard(Path(out), manifest_of(run.setup, shard, run.mine, settings, identity, chance))
+            begun.refuse_another(checkpoints)
+        elif finished := finished_run(Path(out), settings, resume):
             return finished
-        checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.ranks.rank)
-        saved = checkpoints.load(resume, lambda saved: check_kept(saved.sections, room.cells(run.ranks.rank)))
+        saved = checkpoints.load(resume, lambda saved: check_kept(saved.sections, room.cells(run.part)))
+    if shard:
+        begun.save()
+        return run.leave_shard(checkpoints, saved, room)
     start = time.time()
     result = run.result(settings, checkpoints, saved, 1 if chance else passes, room)
-    settings["time"] = {
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "seconds": round(time.time() - start, 3),
-        "shares": run.setup.clock.shares(),
-        **run.kept,
-    }
+    settings["time"] = run.setup.clock.settings(start) | run.kept
     if out is not None and run.ranks.rank == 0:
         publish(result, Path(out))
     run.ranks.gather(None)  # no rank returns before the results are written
@@ -184,7 +193,7 @@ class _Run:
 
     def __init__(
         self, model, dataset, recording, convention, iou_threshold, batch_size, device, num_workers, top_images,
-        progress, scale_offset, chance,
+        progress, scale_offset, chance, shard,
     ):  # fmt: skip
         concepts = _check_concepts(dataset)
         for layer in scale_offset:
@@ -205,6 +214,10 @@ class _Run:
         self.progress = progress and self.ranks.rank == 0
         # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
         self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
+        self.shard = shard
+        self.part, n_parts = shard or (self.ranks.rank, self.ranks.size)
+        self.mine = self.batches[self.part :: n_parts]
+        self.n_images = sum(map(len, self.mine))
 
     def settings(self, preset: str) -> dict:
         """What was run, as JSON values; together with the fingerprint of weights and data it identifies the run."""
@@ -228,7 +241,9 @@ class _Run:
 
     def identity(self, settings: dict) -> dict:
         """What a checkpoint must agree in, beyond the settings: whatever could change a float or the batches."""
+        shard = dict(zip(("shard", "shards"), self.shard, strict=True)) if self.shard else {}
         return settings | {
+            **shard,
             "batch_size": self.batch_size,
             "batches": len(self.batches),
             "ranks": self.ranks.size,
@@ -243,27 +258,41 @@ class _Run:
         setup = self.setup
         self.model.to(setup.device)
         with setup.recording:
-            kept = None
             if self._passes(saved, passes, room) == 1:
-                kept = KeptCells(room.cells(self.ranks.rank), room.memory, setup.convention.inclusive)
-            # What pass 1 found is the same on every rank: where one has come to pass 2, all go on there.
-            found = next(filter(None, self.ranks.gather(found_in(saved.sections))), None)
-            if found is None:
-                first = self._added(FirstPass(setup, kept), checkpoints, saved)
-                found = self.ranks.merged(first, FirstPass(setup)).found()
-            second = SecondPass(setup, found)
-            if kept:
-                self._add_kept(second, kept)
+                first, kept = self._single_pass(checkpoints, saved, room)
+                result = replayed(setup, first, kept, self.n_images, self.ranks, self.chance, settings, self.progress)
+                self.kept = {"bytes_in_memory": kept.held, "bytes_in_file": kept.spilled}
+                kept.close()
             else:
-                second = self._added(second, checkpoints, saved)
-            result = self.ranks.merged(second, SecondPass(setup, found)).result(settings)
-            if self.chance:
-                self._judge(result, found, kept)
-        if kept:
-            self.kept = {"bytes_in_memory": kept.held, "bytes_in_file": kept.spilled}
-            kept.close()
+                result = self._two_passes(checkpoints, saved).result(settings)
         self._tell(setup.clock.summary(len(setup.dataset)))
         return result
+
+    def leave_shard(self, checkpoints: Checkpoints, saved: Saved, room: Room) -> None:
+        """Run this shard's part of a single pass, or what `saved` leaves of it; its checkpoint and its cells stay."""
+        if saved.sections and saved.batches == len(self.mine):
+            return
+        self.model.to(self.setup.device)
+        with self.setup.recording:
+            first, kept = self._single_pass(checkpoints, saved, room)
+        checkpoints.finish(first.number, len(self.mine), first.saved)
+        kept.close()
+        self._tell(self.setup.clock.summary(self.n_images))
+
+    def _single_pass(self, checkpoints: Checkpoints | None, saved: Saved, room: Room) -> tuple[FirstPass, KeptCells]:
+        """This part of the only pass over the data, and what it has kept."""
+        kept = KeptCells(room.cells(self.part), room.memory, self.setup.convention.inclusive)
+        return self._added(FirstPass(self.setup, kept), checkpoints, saved), kept
+
+    def _two_passes(self, checkpoints: Checkpoints | None, saved: Saved) -> SecondPass:
+        """The tallies of all ranks."""
+        # What pass 1 found is the same on every rank: where one has come to pass 2, all go on there.
+        found = next(filter(None, self.ranks.gather(found_in(saved.sections))), None)
+        if found is None:
+            first = self._added(FirstPass(self.setup), checkpoints, saved)
+            found = self.ranks.merged(first, FirstPass(self.setup)).found()
+        second = self._added(SecondPass(self.setup, found), checkpoints, saved)
+        return self.ranks.merged(second, SecondPass(self.setup, found))
 
     def _passes(self, saved: Saved, asked: int | str, room: Room) -> int:
         """One or two: what an interrupted run has begun with, else what was asked for, else by the room there is."""
@@ -279,11 +308,10 @@ class _Run:
             tqdm.write(line, file=sys.stderr)
 
     def _added(self, part: _Pass, checkpoints: Checkpoints | None, saved: Saved) -> _Pass:
-        """A pass with this rank's batches added, from the saved state on."""
-        begun = saved.batches if saved.number == part.number else 0
+        """A pass with this part's batches added, from the saved state on."""
+        begun, n_batches = saved.batches if saved.number == part.number else 0, len(self.mine)
         if begun:
             part.resume(saved.sections)
-        n_batches = len(self.batches[self.ranks.rank :: self.ranks.size])
         for done, batch in enumerate(self._loaded(part.title, begun), start=begun + 1):
             part.add(*batch)
             if checkpoints:
@@ -291,34 +319,15 @@ class _Run:
                     checkpoints.offer(part.number, done, part.saved, last=part.to_be_replayed and done == n_batches)
         return part
 
-    def _add_kept(self, second: SecondPass, kept: KeptCells) -> None:
-        """The tallies of what a single pass has kept."""
-        mine = sum(map(len, self.batches[self.ranks.rank :: self.ranks.size]))
-        with tqdm(desc="tallies", unit="img", total=mine, disable=not self.progress) as bar:
-            for batch in kept.replay():
-                second.add_kept(batch)
-                bar.update(batch.labels.shape[0])
-
-    def _judge(self, result: Dissection, found: Found, kept: KeptCells) -> None:
-        """Complete the result by what tells chance from more."""
-        n = self.chance.null_samples
-        with tqdm(desc="shuffled labels", unit="sample", total=n, disable=not (n and self.progress)) as bar:
-            null = null_iou(self.setup, found, kept, self.ranks, self.chance, bar.update)
-        for key, layer in result.layers.items():
-            layer.null_iou = null.get(key)
-        if self.chance.bootstrap:
-            for key, interval in iou_intervals(self.setup, result.layers, kept, self.ranks, self.chance).items():
-                result.layers[key].iou_interval = interval
-
     def _loaded(self, title: str, done: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """First image, images, labels, image_labels of each of this rank's batches after the `done` first, on the
+        """First image, images, labels, image_labels of each of this part's batches after the `done` first, on the
         device; a progress bar counts images."""
-        mine = self.batches[self.ranks.rank :: self.ranks.size]
-        loader = DataLoader(self.setup.dataset, batch_sampler=mine[done:], num_workers=self.num_workers)
-        counts = {"total": sum(map(len, mine)), "initial": sum(map(len, mine[:done]))}
+        left = self.mine[done:]
+        loader = DataLoader(self.setup.dataset, batch_sampler=left, num_workers=self.num_workers)
+        counts = {"total": self.n_images, "initial": self.n_images - sum(map(len, left))}
         with tqdm(desc=title, unit="img", disable=not self.progress, **counts) as bar:
             batches = iter(loader)
-            for numbers in mine[done:]:
+            for numbers in left:
                 with self.setup.clock.time("decode"):
                     batch = next(batches)
                 images, labels, image_labels = (part.to(self.setup.device, non_blocking=True) for part in batch)

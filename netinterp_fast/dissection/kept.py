@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from math import log
@@ -34,7 +35,27 @@ class KeptBatch(NamedTuple):
     cells: dict[str, tuple[PackedCells, Placement]]
 
 
-class KeptCells:
+class Kept(ABC):
+    """Batches that were kept."""
+
+    @abstractmethod
+    def _all(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Their records, in the order they came in."""
+
+    def replay(self) -> Iterator[KeptBatch]:
+        """All batches in the order they came in."""
+        for batch in self._all():
+            layers = [name.removeprefix("shape/") for name in batch if name.startswith("shape/")]
+            cells = {layer: _cells(batch, layer) for layer in layers}
+            yield KeptBatch(int(batch["first"]), *stacked(labels_of_images(batch)), cells)
+
+    def labels(self) -> dict[int, ImageLabels]:
+        """Those of each image, by its number."""
+        of_batches = ((int(batch["first"]), labels_of_images(batch)) for batch in self._all())
+        return {first + i: image for first, images in of_batches for i, image in enumerate(images)}
+
+
+class KeptCells(Kept):
     """The cells that thresholds may still light, and the labels, of every batch of a pass.
 
     In memory up to `budget` bytes. Beyond, the levels that have risen meanwhile are applied again, and what is left
@@ -120,21 +141,8 @@ class KeptCells:
     @staticmethod
     def check(path: Path, length: int) -> None:
         """ValueError or OSError unless the file begins with undamaged records of this length in all."""
-        with path.open("rb", buffering=0) as file:
-            for _ in _records(file, length, path):
-                pass
-
-    def replay(self) -> Iterator[KeptBatch]:
-        """All batches in the order they came in."""
-        for batch in self._all():
-            layers = [name.removeprefix("shape/") for name in batch if name.startswith("shape/")]
-            cells = {layer: _cells(batch, layer) for layer in layers}
-            yield KeptBatch(int(batch["first"]), *stacked(labels_of_images(batch)), cells)
-
-    def labels(self) -> dict[int, ImageLabels]:
-        """Those of each image, by its number."""
-        of_batches = ((int(batch["first"]), labels_of_images(batch)) for batch in self._all())
-        return {first + i: image for first, images in of_batches for i, image in enumerate(images)}
+        for _ in KeptFiles({path: length})._all():
+            pass
 
     def _all(self) -> Iterator[dict[str, torch.Tensor]]:
         if self._file:
@@ -145,6 +153,27 @@ class KeptCells:
     def close(self) -> None:
         if self._file:
             self._file.close()
+
+
+class KeptFiles(Kept):
+    """What several `KeptCells` have sent to their files, one after another; these are only read.
+
+    Args:
+        lengths: of each file the bytes that count; where there are none it need not exist. ValueError, naming the file,
+            for one that is missing or shorter, and when it is read and damaged.
+    """
+
+    def __init__(self, lengths: Mapping[Path, int]):
+        self._lengths = {path: length for path, length in lengths.items() if length}
+        for path, length in self._lengths.items():
+            found = path.stat().st_size if path.is_file() else 0
+            if found < length:
+                raise ValueError(f"{path}, the cells of a single pass, has {found} bytes; it must have {length}")
+
+    def _all(self) -> Iterator[dict[str, torch.Tensor]]:
+        for path, length in self._lengths.items():
+            with path.open("rb", buffering=0) as file:
+                yield from _records(file, length, path)
 
 
 def estimated_bytes(shape: tuple[int, int, int], n_images: int, quantile: float) -> int:

@@ -210,11 +210,11 @@ class FirstPass:
         return sections
 
     def resume(self, sections: Mapping[str, State]) -> None:
-        """Go on from what `saved` gave."""
+        """Go on from what `saved` gave; without `kept`, add that of another part of the data."""
         for section in self.sections:
             self.merge(section, sections.get(section, {}))
         if self._kept:
-            self._kept.resume(int(sections[_KEPT]["bytes"]))
+            self._kept.resume(kept_bytes(sections))
 
     def found(self) -> dict[str, dict[str, torch.Tensor]]:
         """What the second pass needs, once all batches were added, by section: of each layer thresholds [C], top_images
@@ -321,10 +321,15 @@ def passes_of(sections: Mapping[str, State]) -> int | None:
     return (1 if _KEPT in sections else 2) if sections else None
 
 
+def kept_bytes(sections: Mapping[str, State]) -> int:
+    """How much of its file is a single pass's that has saved these sections."""
+    return int(sections[_KEPT]["bytes"])
+
+
 def check_kept(sections: Mapping[str, State], path: Path | None) -> None:
     """ValueError or OSError where a single pass has saved these sections and what it kept is damaged."""
     if _KEPT in sections:
-        KeptCells.check(path, int(sections[_KEPT]["bytes"]))
+        KeptCells.check(path, kept_bytes(sections))
 
 
 def _thumbnail(image: torch.Tensor, dataset: ConceptDataset) -> bytes:

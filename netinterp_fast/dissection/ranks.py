@@ -29,6 +29,19 @@ class Part(Protocol):
 _Part = TypeVar("_Part", bound=Part)
 
 
+def n_ranks() -> int:
+    """How many processes share the work: those of the default process group, else as many as `torchrun` started."""
+    if not dist.is_available():
+        return 1
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_alone(what: str) -> None:
+    """ValueError where several processes share the work."""
+    if n_ranks() > 1:
+        raise ValueError(f"{what} is the work of one process; here {n_ranks()} share it, in a process group")
+
+
 class Ranks:
     """This process among those that share the work; rank 0 of 1 when it is alone.
 
@@ -37,11 +50,10 @@ class Ranks:
     """
 
     def __init__(self, device: torch.device):
-        available = dist.is_available()
-        if available and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if n_ranks() > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
             atexit.register(_leave)
-        joined = available and dist.is_initialized()
+        joined = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if joined else 0
         self.size = dist.get_world_size() if joined else 1
         self.device = device

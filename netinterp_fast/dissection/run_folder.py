@@ -47,7 +47,7 @@ def finished_run(folder: Path, settings: dict, resume: bool) -> Dissection | Non
 
     FileExistsError for a folder that holds anything else, naming what differs.
     """
-    if not is_occupied(folder) or _is_unfinished(folder):
+    if is_free(folder):
         return None
     if not (folder / MANIFEST).is_file():
         raise FileExistsError(f"{folder} is not empty and holds no dissection; choose another folder")
@@ -61,8 +61,10 @@ def finished_run(folder: Path, settings: dict, resume: bool) -> Dissection | Non
     return found
 
 
-def _is_unfinished(folder: Path) -> bool:
-    """Whether it holds checkpoints, no manifest, and nothing that is not ours."""
+def is_free(folder: Path) -> bool:
+    """Whether it holds nothing, or an unfinished run: checkpoints, no manifest, and nothing that is not ours."""
+    if not is_occupied(folder):
+        return True
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return UNFINISHED in names and names <= {UNFINISHED, TENSORS, TABLES, REPORT}
 
