@@ -14,6 +14,7 @@ from PIL import Image
 import netinterp_fast
 from netinterp_fast.cli import main
 
+RESULTS = {"dissection.json", "dissection.safetensors", "tables", "unique_detectors.csv", "report"}
 MODEL = """
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_a_dissection_writes_results_tables_and_report(workplace, capsys):
     assert dissect("--colours", "--quantile", "0.1") == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"report: {workplace / 'out' / 'report' / 'index.html'}"
-    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+    assert {p.name for p in Path("out").iterdir()} == RESULTS
     settings = json.loads(Path("out/dissection.json").read_text())["settings"]
     assert (settings["quantile"], settings["dataset"], settings["layers"]) == (0.1, "data", ["1", "3"])
     rows = list(csv.DictReader(Path("out/tables/3.csv").read_text().splitlines()))
@@ -138,7 +139,7 @@ def test_an_interrupted_run_goes_on(workplace, capsys):
     )
     assert dissect(*options, function="interrupted") == 0
     assert Path("batches").read_text() == "." * (3 + 4)
-    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+    assert {p.name for p in Path("out").iterdir()} == RESULTS
 
 
 def test_a_folder_with_another_run_is_refused(workplace, capsys):

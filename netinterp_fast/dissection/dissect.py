@@ -28,7 +28,7 @@ from .passes import FirstPass, Found, SecondPass, Setup, check_kept, found_in, p
 from .plan import Room, planned_passes
 from .probes import ProbeRecording, exact_quantiles, expand
 from .ranks import Ranks
-from .recording import Recording
+from .recording import Recording, named_models
 from .results import Dissection
 from .run_folder import UNFINISHED, differences, fingerprint, finished_run, publish
 
@@ -37,7 +37,7 @@ _MAX_ID = 2**24  # a larger concept id is a mistake, and a table of this many co
 
 
 def dissect(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Mapping[str, torch.nn.Module],
     dataset: ConceptDataset,
     layers: Sequence[str],
     quantile: float | Sequence[float] | None = None,
@@ -75,11 +75,16 @@ def dissect(
     layer's name is the key of its units' upper tail at the first quantile, the others are "layer6 | rotation 0.9",
     "layer6 | lower", "layer6 | q 0.01", "layer6 | rotation 0.9 | lower" and so on.
 
+    So are several models, such as the checkpoints of a training: each batch is read and decoded once, and all run on
+    it. Their entries are "epoch 3/layer6", "epoch 3/layer6 | lower" and so on, and as in a run of their own.
+
     Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
     group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
 
     Args:
-        model: any `nn.Module`; it is run in eval mode and left as it was.
+        model: any `nn.Module`; it is run in eval mode and left as it was. Or several that have these layers, a mapping
+            of names (text without "/") to modules: then what follows names layers alone, and holds for each model. All
+            are in memory, and on the device, at once.
         dataset: images with concept labels, see `netinterp_fast.data.protocol`.
         layers: names of modules (as in `model.named_modules()`) whose outputs are [B, C, h, w], or [B, C], or
             tokens [B, T, C].
@@ -89,8 +94,8 @@ def dissect(
             `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive,
             unit_area_over, mask_size) can be set alone here.
         batch_size, num_workers: how the images are loaded.
-        device: where the model runs; None leaves it where it is. "cuda" is the GPU of the process's LOCAL_RANK where
-            several share the work.
+        device: where the model runs; None leaves it where it is, and takes several to where the first is. "cuda" is the
+            GPU of the process's LOCAL_RANK where several share the work.
         top_images: how many images with the highest activation to keep for each unit.
         progress: show a progress bar for each pass.
         out: a folder for the results, their tables and the HTML report; written at the end, all or nothing. Until then
@@ -148,11 +153,11 @@ def dissect(
     if chance and passes == 2:
         raise ValueError("null_samples and bootstrap need what a single pass keeps; passes is 2")
     rule = get_convention(convention, **switches)
-    recording = Recording(model, layers, token_grid)
-    probes = expand(recording.layers, basis, tail, exact_quantiles(rule, quantile))
+    recording = Recording(named_models(model), layers, token_grid)
+    probes = expand(recording.models, recording.layers, basis, tail, exact_quantiles(rule, quantile))
     run = _Run(
-        model, dataset, ProbeRecording(recording, probes), rule, iou_threshold, batch_size, device, num_workers,
-        top_images, progress, dict(scale_offset or {}), chance,
+        dataset, ProbeRecording(recording, probes), rule, iou_threshold, batch_size, device, num_workers, top_images,
+        progress, dict(scale_offset or {}), chance,
     )  # fmt: skip
     room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
     settings = run.settings(convention)
@@ -182,8 +187,8 @@ class _Run:
     """One dissection: what is run on what, by whom, and in which batches."""
 
     def __init__(
-        self, model, dataset, recording, convention, iou_threshold, batch_size, device, num_workers, top_images,
-        progress, scale_offset, chance,
+        self, dataset, recording, convention, iou_threshold, batch_size, device, num_workers, top_images, progress,
+        scale_offset, chance,
     ):  # fmt: skip
         concepts = _check_concepts(dataset)
         for layer in scale_offset:
@@ -192,13 +197,14 @@ class _Run:
             checked_placement(scale_offset[layer])
             if convention.upsampling == "pil":
                 raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
-        parameter = next(model.parameters(), torch.empty(0))
+        self.models = recording.models
+        parameter = next(next(iter(self.models.values())).parameters(), torch.empty(0))
         self.ranks = Ranks(torch.device(device) if device is not None else parameter.device)
         self.setup = Setup(
             dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images,
             {key: scale_offset[probe.layer] for key, probe in recording.probes.items() if probe.layer in scale_offset},
         )  # fmt: skip
-        self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
         self.scale_offset, self.chance = scale_offset, chance
         self.progress = progress and self.ranks.rank == 0
         # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
@@ -208,7 +214,7 @@ class _Run:
         """What was run, as JSON values; together with the fingerprint of weights and data it identifies the run."""
         setup, rule = self.setup, self.setup.convention
         return {
-            "model": type(self.model).__name__,
+            "model": ", ".join(dict.fromkeys(type(model).__name__ for model in self.models.values())),
             "dataset": getattr(setup.dataset, "title", type(setup.dataset).__name__),
             "images": len(setup.dataset),
             **setup.recording.settings(),
@@ -221,7 +227,7 @@ class _Run:
             "scale_offset": {layer: list(place) for layer, place in self.scale_offset.items()},
             "iou_threshold": setup.iou_threshold,
             "top_images": setup.top_images,
-            "fingerprint": fingerprint(self.model, setup.dataset),
+            "fingerprint": fingerprint(self.models, setup.dataset),
         } | (asdict(self.chance) if self.chance else {})
 
     def identity(self, settings: dict) -> dict:
@@ -239,7 +245,8 @@ class _Run:
     ) -> Dissection:
         """Run one or two passes, or what `saved` leaves of them; every rank gets the whole result."""
         setup = self.setup
-        self.model.to(setup.device)
+        for model in self.models.values():
+            model.to(setup.device)
         with setup.recording:
             kept = None
             if self._passes(saved, passes, room) == 1:

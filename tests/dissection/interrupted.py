@@ -20,7 +20,7 @@ from netinterp_fast.dissection.run_folder import UNFINISHED
 
 N_IMAGES, BATCH_SIZE = 22, 4
 N_BATCHES = 6  # in each of the two passes
-RESULTS = {"dissection.json", "dissection.safetensors", "tables", "report"}
+RESULTS = {"dissection.json", "dissection.safetensors", "tables", "unique_detectors.csv", "report"}
 
 _processes = multiprocessing.get_context("forkserver")  # a fork of this process would inherit torch's threads
 _processes.set_forkserver_preload(["netinterp_fast", "torch.distributed"])
@@ -108,7 +108,7 @@ def start(
 def _work(out: Path, environment: dict[str, str], heavier: bool, broken_image: int | None, changes: dict) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    model, dataset = Stopping(), SlowDataset(N_IMAGES)
+    model, dataset = changes.pop("model", None) or Stopping(), SlowDataset(N_IMAGES)
     if broken_image is not None:
         dataset.images[broken_image] = float("nan")
     if heavier:
