@@ -24,7 +24,7 @@ def plot_unique_detectors(dissection: Dissection, path: str | os.PathLike, iou_t
     if path.suffix.lower() not in _ENDINGS:
         raise ValueError(f"path is {os.fspath(path)!r}; the name must end in {', '.join(_ENDINGS)}")
     along, lines = _lines(dissection, iou_threshold)
-    legend_columns = math.ceil(len(lines) / _LEGEND_ROWS) if len(lines) > 1 else 0
+    legend_columns = math.ceil(len(lines) / _LEGEND_ROWS)
     figure = Figure(figsize=(2.5 + 0.7 * len(along) + 1.5 * legend_columns, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
     drawn = [
@@ -37,7 +37,9 @@ def plot_unique_detectors(dissection: Dissection, path: str | os.PathLike, iou_t
     limits = {layer.iou_threshold for layer in dissection.layers.values()} if iou_threshold is None else {iou_threshold}
     axes.set_ylabel(f"unique detectors (IoU > {', '.join(map(str, sorted(limits)))})")
     axes.spines[["top", "right"]].set_visible(False)
-    if legend_columns:
+    if len(lines) == 1:
+        axes.set_title(*lines, parse_math=False)
+    else:
         legend = axes.legend(
             drawn, lines, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, ncols=legend_columns
         )
