@@ -130,8 +130,9 @@ def dissect(
         A `Dissection`; `result[key]` has thresholds, intersection, unit_area, iou and labels.
 
     Raises:
-        ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept,
-            processes that were given different models, data or settings.
+        TypeError: for a model that is no `nn.Module`.
+        ValueError: for models with names that can not be, unknown layers (naming near matches), NaN (naming layer, unit
+            and image), ids without a concept, processes that were given different models, data or settings.
         FileExistsError: for an `out` that holds another run or something else, naming what differs.
     """
     switches = {

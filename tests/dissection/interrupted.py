@@ -90,7 +90,8 @@ def start(
 ) -> list:
     """The processes of a run, started as `torchrun` does; an error's text goes to `rank-R.error` beside `out`.
 
-    The model of `heavier_rank` has other weights than those of the others; `broken_image` is not a number.
+    `model` takes the place of `Stopping()`. The model of `heavier_rank` has other weights than those of the others;
+    `broken_image` is not a number.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
