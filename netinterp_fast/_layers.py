@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from torch import nn
 
 
-def check_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
-    """The layer names, checked: ValueError with near matches for one that the model does not have."""
+def check_layers(model: nn.Module, layers: Sequence[str], called: str = "the model") -> list[str]:
+    """The layer names, checked: ValueError with near matches for one that the model, called so, does not have."""
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(layers, str):
         raise TypeError(f"layers is the string {layers!r}; it must be a list of layer names")
@@ -19,7 +19,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
     for layer in layers:
         if layer not in names:
             near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[:10]
-            raise ValueError(f"the model has no layer {layer!r}; near matches: {', '.join(near)}")
+            raise ValueError(f"{called} has no layer {layer!r}; near matches: {', '.join(near)}")
     if len(set(layers)) != len(layers):
         raise ValueError(f"layers names one twice: {', '.join(layers)}")
     return list(layers)

@@ -8,15 +8,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from . import Dissection, __version__, _library, build_info, dissect, merge_shards
 from ._explain_command import METHODS, Preparation, explain
-from .data import IMAGENET_MEAN, IMAGENET_STD, ConceptDataset, combine, load_model, open_dataset, with_colours
+from .data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ConceptDataset,
+    combine,
+    load_model,
+    load_models,
+    open_dataset,
+    with_colours,
+)
 from .dissection import Rotation
 from .dissection.conventions import CHOICES, CONVENTIONS
 from .dissection.probes import TAILS
+from .dissection.recording import named_models
 from .dissection.results import REPORT
+
+_WEIGHTS = "state dict to load: .safetensors, or .pt/.pth (no pickled objects)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +65,7 @@ def _add_dissect(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_dissect)
     _add_model(parser)
     add = parser.add_argument
+    add("--weights", action="append", metavar="FILE", help=f"{_WEIGHTS}. Several are dissected in one read of the data")
     add("--layers", metavar="NAMES", help="comma-separated module names; the demo model has its own default")
     add(
         "--data",
@@ -162,6 +176,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_explain)
     _add_model(parser)
     add = parser.add_argument
+    add("--weights", metavar="FILE", help=_WEIGHTS)
     add("images", nargs="+", metavar="IMAGE", help="a JPEG or PNG file; its central square is explained")
     add("--method", choices=METHODS, default="lrp", help="how the pixels are weighed (default: %(default)s)")
     add(
@@ -186,7 +201,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="demo (default), torchvision:NAME, or path/to/file.py:FUNCTION, a function that returns the model",
     )
-    add("--weights", metavar="FILE", help="state dict to load: .safetensors, or .pt/.pth (no pickled objects)")
     add("--device", metavar="NAME", help="where the model runs, for example cuda (default: cpu)")
     add("--size", type=int, default=224, help="side of the images that the model receives, in pixels (default 224)")
     add(
@@ -221,8 +235,8 @@ def _three_floats(text: str) -> tuple[float, ...]:
 
 
 def _dissect(options: argparse.Namespace) -> int:
-    model = load_model(options.model, options.weights)
-    layers = _layers(options, model)
+    model = _models(options)
+    layers = _layers(options, next(iter(named_models(model).values())))
     dataset = _dataset(options)
     which = "-shard-{}-of-{}".format(*options.shard) if options.shard else ""
     out = Path(options.out or f"dissection-{_plain(options.model)}{which}")
@@ -267,6 +281,12 @@ def _merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _models(options: argparse.Namespace) -> nn.Module | dict[str, nn.Module]:
+    """The model, or one for each of several files of weights."""
+    files = options.weights or [None]
+    return load_model(options.model, *files) if len(files) == 1 else load_models(options.model, files)
+
+
 def _is_first_process() -> bool:
     """False in all but one of the processes that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
@@ -286,7 +306,7 @@ def _plain(spec: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(spec).name)
 
 
-def _layers(options: argparse.Namespace, model) -> list[str]:
+def _layers(options: argparse.Namespace, model: nn.Module) -> list[str]:
     if options.layers:
         return [name.strip() for name in options.layers.split(",") if name.strip()]
     if options.model == "demo":

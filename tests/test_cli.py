@@ -10,11 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import netinterp_fast
+from netinterp_fast import Dissection
 from netinterp_fast.cli import main
+from netinterp_fast.data import load_model
 
+RESULTS = {"dissection.json", "dissection.safetensors", "tables", "unique_detectors.csv", "report"}
 MODEL = """
 from pathlib import Path
 
@@ -80,7 +85,7 @@ def test_a_dissection_writes_results_tables_and_report(workplace, capsys):
     assert dissect("--colours", "--quantile", "0.1") == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"report: {workplace / 'out' / 'report' / 'index.html'}"
-    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+    assert {p.name for p in Path("out").iterdir()} == RESULTS
     settings = json.loads(Path("out/dissection.json").read_text())["settings"]
     assert (settings["quantile"], settings["dataset"], settings["layers"]) == (0.1, "data", ["1", "3"])
     rows = list(csv.DictReader(Path("out/tables/3.csv").read_text().splitlines()))
@@ -97,6 +102,35 @@ def test_several_bases_tails_and_quantiles(workplace, capsys):
     assert settings["basis"] == ["units", "Rotation(angle=0.9, seed=4)", "Rotation(angle=1.0, seed=4)"]
     assert (settings["tail"], settings["quantile"]) == ("both", [0.1, 0.05])
     assert len(list(Path("out/tables").iterdir())) == 2 * 3 * 2 * 2
+
+
+def test_several_files_of_weights(workplace, capsys):
+    """Of one name in two folders; each model is as in a run of its own."""
+    files = [Path("a.pt"), Path("b/a.safetensors"), Path("last.pt")]
+    Path("b").mkdir()
+    for i, path in enumerate(files):
+        state = {key: value + i / 8 for key, value in load_model("model.py:build").state_dict().items()}
+        save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    weights = [text for path in files for text in ("--weights", str(path))]
+    assert dissect(*weights, "--quantile", "0.1") == 0
+    assert "a 2/1: " in capsys.readouterr().out
+    together = Dissection.load("out")
+    assert list(together) == ["a/1", "a/3", "a 2/1", "a 2/3", "last/1", "last/3"]
+    for name, path in zip(["a", "a 2", "last"], files, strict=True):
+        assert dissect("--weights", str(path), "--quantile", "0.1", "--out", f"out-{name}") == 0
+        alone = Dissection.load(f"out-{name}")
+        assert list(alone) == ["1", "3"]
+        assert all(torch.equal(alone[layer].iou, together[f"{name}/{layer}"].iou) for layer in alone)
+    rows = list(csv.DictReader(Path("out/unique_detectors.csv").read_text().splitlines()))
+    assert [(row["model"], row["layer"], row["units"]) for row in rows][1:3] == [("a", "3", "4"), ("a 2", "1", "8")]
+
+
+def test_one_of_several_files_that_does_not_fit(workplace, capsys):
+    state = load_model("model.py:build").state_dict()
+    torch.save(state, "good.pt")
+    torch.save({"0.weight": state["0.weight"]}, "half.pt")
+    said = fails(capsys, "--weights", "good.pt", "--weights", "half.pt")
+    assert "half.pt does not fit the model: missing 0.bias" in said
 
 
 @pytest.mark.parametrize(
@@ -139,7 +173,7 @@ def test_an_interrupted_run_goes_on(workplace, capsys):
     )
     assert dissect(*options, function="interrupted") == 0
     assert Path("batches").read_text() == "." * (3 + 4)
-    assert {p.name for p in Path("out").iterdir()} == {"dissection.json", "dissection.safetensors", "tables", "report"}
+    assert {p.name for p in Path("out").iterdir()} == RESULTS
 
 
 def test_shards_are_merged_without_model_and_data(workplace, capsys):

@@ -5,7 +5,7 @@ from .broden import BrodenDataset
 from .colours import COLOUR_NAMES, name_colours, with_colours
 from .combined import combine
 from .folders import SegmentationFolder, TextureFolder
-from .models import load_model
+from .models import load_model, load_models
 from .open import open_dataset
 from .protocol import Concept, ConceptDataset, Sample, image_name, to_rgb
 
@@ -22,6 +22,7 @@ __all__ = [
     "combine",
     "image_name",
     "load_model",
+    "load_models",
     "name_colours",
     "open_dataset",
     "to_rgb",

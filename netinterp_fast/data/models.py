@@ -8,7 +8,7 @@ import inspect
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,19 @@ def load_model(spec: str, weights: str | os.PathLike | None = None) -> torch.nn.
     if weights is not None:
         _load_weights(model, Path(weights))
     return model.eval()
+
+
+def load_models(spec: str, weights: Sequence[str | os.PathLike]) -> dict[str, torch.nn.Module]:
+    """The model that `spec` names with each of these files' weights, as `load_model` gives it, all at once in memory.
+
+    A model has the name of its file without folder and ending; of equal ones the second is called "NAME 2", and so on.
+    """
+    models: dict[str, torch.nn.Module] = {}
+    for path in weights:
+        stem = Path(path).stem
+        names = itertools.chain([stem], (f"{stem} {n}" for n in itertools.count(2)))
+        models[next(name for name in names if name not in models)] = load_model(spec, path)
+    return models
 
 
 def _from_torchvision(name: str) -> torch.nn.Module:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from .. import __version__
 from .._memory import parsed_budget
 from .._numbers import check_counts, check_seed
 from ..data.protocol import Concept, ConceptDataset
@@ -22,24 +16,23 @@ from ..ops._grid import checked_placement
 from .bases import UNITS, BasisItem
 from .chance import Chance
 from .checkpoints import Checkpoints, Saved
-from .conventions import get_convention
-from .kept import KeptCells
-from .passes import FirstPass, SecondPass, Setup, check_kept, found_in, passes_of
-from .plan import Room, planned_passes
-from .probes import ProbeRecording, exact_quantiles, expand
+from .conventions import Convention, get_convention
+from .passes import Setup, check_kept
+from .plan import Room
+from .probes import Probe, ProbeRecording, exact_quantiles, expand
 from .ranks import Ranks
-from .recording import Recording
-from .replay import replayed
+from .recording import Recording, named_models
 from .results import Dissection
-from .run_folder import UNFINISHED, differences, fingerprint, finished_run, publish
+from .run import Run
+from .run_folder import UNFINISHED, differences, finished_run, publish
 from .shards import Shard, checked_shard, manifest_of
 
-_Pass = TypeVar("_Pass", FirstPass, SecondPass)
+Place = tuple[float, float, float, float]  # of `scale_offset`
 _MAX_ID = 2**24  # a larger concept id is a mistake, and a table of this many columns a unit would not fit anyway
 
 
 def dissect(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Mapping[str, torch.nn.Module],
     dataset: ConceptDataset,
     layers: Sequence[str],
     quantile: float | Sequence[float] | None = None,
@@ -61,7 +54,7 @@ def dissect(
     inclusive: bool | None = None,
     unit_area_over: str | None = None,
     mask_size: int | None = None,
-    scale_offset: Mapping[str, tuple[float, float, float, float]] | None = None,
+    scale_offset: Mapping[str, Place] | None = None,
     checkpoint_every: float = 60,
     passes: int | str = "auto",
     memory_budget: int | str = "1GiB",
@@ -78,12 +71,17 @@ def dissect(
     layer's name is the key of its units' upper tail at the first quantile, the others are "layer6 | rotation 0.9",
     "layer6 | lower", "layer6 | q 0.01", "layer6 | rotation 0.9 | lower" and so on.
 
+    So are several models, such as the checkpoints of a training: each batch is read and decoded once, and all run on
+    it. Their entries are "epoch 3/layer6", "epoch 3/layer6 | lower" and so on, and as in a run of their own.
+
     Several processes share the work where each calls this with the same arguments, under `torchrun` or in a process
     group of your own: each takes whole batches, all get the same result, to the bit that of one, and the first writes.
     Processes without a network between them run a `shard` each, which `merge_shards` joins.
 
     Args:
-        model: any `nn.Module`; it is run in eval mode and left as it was.
+        model: any `nn.Module`; it is run in eval mode and left as it was. Or several that have these layers, a mapping
+            of names (text without "/") to modules: then what follows names layers alone, and holds for each model. All
+            are in memory, and on the device, at once.
         dataset: images with concept labels, see `netinterp_fast.data.protocol`.
         layers: names of modules (as in `model.named_modules()`) whose outputs are [B, C, h, w], or [B, C], or
             tokens [B, T, C].
@@ -93,8 +91,8 @@ def dissect(
             `netinterp_fast.dissection.conventions`, whose switches (threshold_from, upsampling, inclusive,
             unit_area_over, mask_size) can be set alone here.
         batch_size, num_workers: how the images are loaded.
-        device: where the model runs; None leaves it where it is. "cuda" is the GPU of the process's LOCAL_RANK where
-            several share the work.
+        device: where the model runs; None leaves it where it is, and takes several to where the first is. "cuda" is the
+            GPU of the process's LOCAL_RANK where several share the work.
         top_images: how many images with the highest activation to keep for each unit.
         progress: show a progress bar for each pass.
         out: a folder for the results, their tables and the HTML report; written at the end, all or nothing. Until then
@@ -132,9 +130,10 @@ def dissect(
         A `Dissection`; `result[key]` has thresholds, intersection, unit_area, iou and labels. None for a shard.
 
     Raises:
-        ValueError: for unknown layers (naming near matches), NaN (naming layer, unit and image), ids without a concept,
-            processes that were given different models, data or settings, a shard without `out`, with passes=2 or
-            in several processes.
+        TypeError: for a model that is no `nn.Module`.
+        ValueError: for models with names that can not be, unknown layers (naming near matches), NaN (naming layer, unit
+            and image), ids without a concept, processes that were given different models, data or settings, a shard
+            without `out`, with passes=2 or in several processes.
         FileExistsError: for an `out` that holds another run or something else, naming what differs.
     """
     switches = {
@@ -157,21 +156,23 @@ def dissect(
     if chance and passes == 2:
         raise ValueError("null_samples and bootstrap need what a single pass keeps; passes is 2")
     rule = get_convention(convention, **switches)
-    recording = Recording(model, layers, token_grid)
-    probes = expand(recording.layers, basis, tail, exact_quantiles(rule, quantile))
-    run = _Run(
-        model, dataset, ProbeRecording(recording, probes), rule, iou_threshold, batch_size, device, num_workers,
-        top_images, progress, dict(scale_offset or {}), chance, shard,
+    recording = Recording(named_models(model), layers, token_grid)
+    probes = expand(recording.models, recording.layers, basis, tail, exact_quantiles(rule, quantile))
+    ranks = Ranks(_device(recording.models, device))
+    setup = Setup(
+        dataset, _checked_concepts(dataset), ProbeRecording(recording, probes), rule, ranks.device, iou_threshold,
+        top_images, _places(scale_offset or {}, recording.layers, probes, rule),
     )  # fmt: skip
+    run = Run(setup, ranks, shard, batch_size, num_workers, chance, progress)
     room = Room(parsed_budget(memory_budget), None if out is None else Path(out) / UNFINISHED)
     settings = run.settings(convention)
     identity = run.identity(settings) | {"passes": 1 if shard else passes}
-    _check_agreement(run.ranks.gather(identity))
+    _check_agreement(ranks.gather(identity))
     checkpoints, saved = None, Saved()
     if out is not None:
         checkpoints = Checkpoints(Path(out) / UNFINISHED, identity, checkpoint_every, run.part)
         if shard:
-            begun = Shard(Path(out), manifest_of(run.setup, shard, run.mine, settings, identity, chance))
+            begun = Shard(Path(out), manifest_of(setup, shard, run.mine, settings, identity, chance))
             begun.refuse_another(checkpoints)
         elif finished := finished_run(Path(out), settings, resume):
             return finished
@@ -181,161 +182,34 @@ def dissect(
         return run.leave_shard(checkpoints, saved, room)
     start = time.time()
     result = run.result(settings, checkpoints, saved, 1 if chance else passes, room)
-    settings["time"] = run.setup.clock.settings(start) | run.kept
-    if out is not None and run.ranks.rank == 0:
+    settings["time"] = setup.clock.settings(start) | run.kept
+    if out is not None and ranks.rank == 0:
         publish(result, Path(out))
-    run.ranks.gather(None)  # no rank returns before the results are written
+    ranks.gather(None)  # no rank returns before the results are written
     return result
 
 
-class _Run:
-    """One dissection: what is run on what, by whom, and in which batches."""
-
-    def __init__(
-        self, model, dataset, recording, convention, iou_threshold, batch_size, device, num_workers, top_images,
-        progress, scale_offset, chance, shard,
-    ):  # fmt: skip
-        concepts = _check_concepts(dataset)
-        for layer in scale_offset:
-            if layer not in recording.layers:
-                raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(recording.layers)}")
-            checked_placement(scale_offset[layer])
-            if convention.upsampling == "pil":
-                raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
-        parameter = next(model.parameters(), torch.empty(0))
-        self.ranks = Ranks(torch.device(device) if device is not None else parameter.device)
-        self.setup = Setup(
-            dataset, concepts, recording, convention, self.ranks.device, iou_threshold, top_images,
-            {key: scale_offset[probe.layer] for key, probe in recording.probes.items() if probe.layer in scale_offset},
-        )  # fmt: skip
-        self.model, self.batch_size, self.num_workers = model, batch_size, num_workers
-        self.scale_offset, self.chance = scale_offset, chance
-        self.kept: dict[str, int] = {}  # how much a single pass has kept, once it is over
-        self.progress = progress and self.ranks.rank == 0
-        # Of all ranks, and the same for any number of them: a model may give other floats in another batch.
-        self.batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
-        self.shard = shard
-        self.part, n_parts = shard or (self.ranks.rank, self.ranks.size)
-        self.mine = self.batches[self.part :: n_parts]
-        self.n_images = sum(map(len, self.mine))
-
-    def settings(self, preset: str) -> dict:
-        """What was run, as JSON values; together with the fingerprint of weights and data it identifies the run."""
-        setup, rule = self.setup, self.setup.convention
-        return {
-            "model": type(self.model).__name__,
-            "dataset": getattr(setup.dataset, "title", type(setup.dataset).__name__),
-            "images": len(setup.dataset),
-            **setup.recording.settings(),
-            "convention": preset,
-            "threshold_from": rule.threshold_from,
-            "upsampling": rule.upsampling,
-            "inclusive": rule.inclusive,
-            "unit_area_over": rule.unit_area_over,
-            "mask_size": rule.mask_size,
-            "scale_offset": {layer: list(place) for layer, place in self.scale_offset.items()},
-            "iou_threshold": setup.iou_threshold,
-            "top_images": setup.top_images,
-            "fingerprint": fingerprint(self.model, setup.dataset),
-        } | (asdict(self.chance) if self.chance else {})
-
-    def identity(self, settings: dict) -> dict:
-        """What a checkpoint must agree in, beyond the settings: whatever could change a float or the batches."""
-        shard = dict(zip(("shard", "shards"), self.shard, strict=True)) if self.shard else {}
-        return settings | {
-            **shard,
-            "batch_size": self.batch_size,
-            "batches": len(self.batches),
-            "ranks": self.ranks.size,
-            "device": self.setup.device.type,
-            "versions": {"netinterp_fast": __version__, "torch": torch.__version__},
-        }
-
-    def result(
-        self, settings: dict, checkpoints: Checkpoints | None, saved: Saved, passes: int | str, room: Room
-    ) -> Dissection:
-        """Run one or two passes, or what `saved` leaves of them; every rank gets the whole result."""
-        setup = self.setup
-        self.model.to(setup.device)
-        with setup.recording:
-            if self._passes(saved, passes, room) == 1:
-                first, kept = self._single_pass(checkpoints, saved, room)
-                result = replayed(setup, first, kept, self.n_images, self.ranks, self.chance, settings, self.progress)
-                self.kept = {"bytes_in_memory": kept.held, "bytes_in_file": kept.spilled}
-                kept.close()
-            else:
-                result = self._two_passes(checkpoints, saved).result(settings)
-        self._tell(setup.clock.summary(len(setup.dataset)))
-        return result
-
-    def leave_shard(self, checkpoints: Checkpoints, saved: Saved, room: Room) -> None:
-        """Run this shard's part of a single pass, or what `saved` leaves of it; its checkpoint and its cells stay."""
-        if saved.sections and saved.batches == len(self.mine):
-            return
-        self.model.to(self.setup.device)
-        with self.setup.recording:
-            first, kept = self._single_pass(checkpoints, saved, room)
-        checkpoints.finish(first.number, len(self.mine), first.saved)
-        kept.close()
-        self._tell(self.setup.clock.summary(self.n_images))
-
-    def _single_pass(self, checkpoints: Checkpoints | None, saved: Saved, room: Room) -> tuple[FirstPass, KeptCells]:
-        """This part of the only pass over the data, and what it has kept."""
-        kept = KeptCells(room.cells(self.part), room.memory, self.setup.convention.inclusive)
-        return self._added(FirstPass(self.setup, kept), checkpoints, saved), kept
-
-    def _two_passes(self, checkpoints: Checkpoints | None, saved: Saved) -> SecondPass:
-        """The tallies of all ranks."""
-        # What pass 1 found is the same on every rank: where one has come to pass 2, all go on there.
-        found = next(filter(None, self.ranks.gather(found_in(saved.sections))), None)
-        if found is None:
-            first = self._added(FirstPass(self.setup), checkpoints, saved)
-            found = self.ranks.merged(first, FirstPass(self.setup)).found()
-        second = self._added(SecondPass(self.setup, found), checkpoints, saved)
-        return self.ranks.merged(second, SecondPass(self.setup, found))
-
-    def _passes(self, saved: Saved, asked: int | str, room: Room) -> int:
-        """One or two: what an interrupted run has begun with, else what was asked for, else by the room there is."""
-        begun = next(filter(None, self.ranks.gather(passes_of(saved.sections))), None)
-        if begun or asked == 2 or (asked == 1 and not self.progress):  # nothing to find out, or nobody to tell
-            return begun or asked
-        passes, why = planned_passes(self.setup, room, asked)
-        self._tell(why)
-        return self.ranks.gather(passes)[0]
-
-    def _tell(self, line: str) -> None:
-        if self.progress:
-            tqdm.write(line, file=sys.stderr)
-
-    def _added(self, part: _Pass, checkpoints: Checkpoints | None, saved: Saved) -> _Pass:
-        """A pass with this part's batches added, from the saved state on."""
-        begun, n_batches = saved.batches if saved.number == part.number else 0, len(self.mine)
-        if begun:
-            part.resume(saved.sections)
-        for done, batch in enumerate(self._loaded(part.title, begun), start=begun + 1):
-            part.add(*batch)
-            if checkpoints:
-                with self.setup.clock.time("checkpoints"):
-                    checkpoints.offer(part.number, done, part.saved, last=part.to_be_replayed and done == n_batches)
-        return part
-
-    def _loaded(self, title: str, done: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """First image, images, labels, image_labels of each of this part's batches after the `done` first, on the
-        device; a progress bar counts images."""
-        left = self.mine[done:]
-        loader = DataLoader(self.setup.dataset, batch_sampler=left, num_workers=self.num_workers)
-        counts = {"total": self.n_images, "initial": self.n_images - sum(map(len, left))}
-        with tqdm(desc=title, unit="img", disable=not self.progress, **counts) as bar:
-            batches = iter(loader)
-            for numbers in left:
-                with self.setup.clock.time("decode"):
-                    batch = next(batches)
-                images, labels, image_labels = (part.to(self.setup.device, non_blocking=True) for part in batch)
-                yield numbers[0], images, labels, image_labels
-                bar.update(len(numbers))
+def _device(models: Mapping[str, torch.nn.Module], device: torch.device | str | None) -> torch.device:
+    """Where the models run: the device asked for, or that of the first."""
+    if device is not None:
+        return torch.device(device)
+    return next(next(iter(models.values())).parameters(), torch.empty(0)).device
 
 
-def _check_concepts(dataset: ConceptDataset) -> list[Concept]:
+def _places(
+    scale_offset: Mapping[str, Place], layers: Sequence[str], probes: Mapping[str, Probe], rule: Convention
+) -> dict[str, Place]:
+    """`scale_offset`, checked, by the keys of the probes."""
+    for layer, place in scale_offset.items():
+        if layer not in layers:
+            raise ValueError(f"scale_offset names {layer!r}; layers has {', '.join(layers)}")
+        checked_placement(place)
+        if rule.upsampling == "pil":
+            raise ValueError(f"scale_offset is given for {layer!r} and upsampling is 'pil', which has none")
+    return {key: scale_offset[probe.layer] for key, probe in probes.items() if probe.layer in scale_offset}
+
+
+def _checked_concepts(dataset: ConceptDataset) -> list[Concept]:
     """The data set's concepts, checked: ids at least 1 and distinct."""
     concepts = getattr(dataset, "concepts", None)
     if concepts is None:

@@ -34,8 +34,8 @@ from .upsampling import placed, surface
 _IMAGES = ""  # the section that belongs to no layer
 _THUMBNAIL = 128  # pixels
 _THUMBNAILS = 1024  # that may be held before those no longer wanted are dropped
-_KEPT = "kept:"  # of a single pass's checkpoints: what is kept beside them
-_FOUND = "found:"  # begins the sections of the second pass's checkpoints that are the first one's results
+_KEPT = "/kept:"  # of a single pass's checkpoints: what is kept beside them
+_FOUND = "/found:"  # begins the sections of the second pass's checkpoints that are the first one's results
 _TOP = ("top_images", "top_activations", "top_maps")
 State = Mapping[str, torch.Tensor]
 Found = Mapping[str, State]  # by the first pass, see `FirstPass.found`

@@ -1,4 +1,4 @@
-"""The questions of a dissection: each asks about one layer, in one basis, on one tail, at one quantile."""
+"""The questions of a dissection: each asks about one layer of a model, in one basis, on one tail, at one quantile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from .._layers import evaluating
 from .bases import UNITS, Basis, BasisItem, bases_of, number
 from .conventions import Convention
-from .recording import Recording
+from .recording import Recording, full_name
 
 TAILS = {"upper": ("upper",), "lower": ("lower",), "both": ("upper", "lower")}
 
@@ -23,8 +23,8 @@ class Probe:
     """One entry of a dissection's result.
 
     key              its name in the result: the layer's name for the plain question, else "layer6 | rotation 0.9",
-                     "layer6 | lower", "layer6 | q 0.01" and so on
-    layer            whose maps are dissected
+                     "layer6 | lower", "layer6 | q 0.01" and so on; of one model of several "epoch 3/layer6"
+    model, layer     whose maps are dissected; a model alone has the name ""
     basis            what is made of them
     tail             "upper", or "lower": the negated maps
     quantile         q as it was asked for
@@ -32,6 +32,7 @@ class Probe:
     """
 
     key: str
+    model: str
     layer: str
     basis: Basis
     tail: str
@@ -40,7 +41,13 @@ class Probe:
 
     def described(self) -> dict[str, str | float]:
         """What the result says of it, beside its key."""
-        return {"layer": self.layer, "basis": self.basis.name, "tail": self.tail, "quantile": self.quantile}
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "basis": self.basis.name,
+            "tail": self.tail,
+            "quantile": self.quantile,
+        }
 
 
 def exact_quantiles(convention: Convention, quantile: float | Sequence[float] | None) -> dict[float, Fraction]:
@@ -53,12 +60,13 @@ def exact_quantiles(convention: Convention, quantile: float | Sequence[float] | 
 
 
 def expand(
+    models: Iterable[str],
     layers: Sequence[str],
     basis: BasisItem | Sequence[BasisItem],
     tail: str,
     quantiles: Mapping[float, Fraction],
 ) -> dict[str, Probe]:
-    """A probe for each layer, basis, tail and quantile, in this order, by key.
+    """A probe for each model, layer, basis, tail and quantile, in this order, by key.
 
     quantiles: for each q its exact value; the first of them is left out of the keys. ValueError where two probes would
     have one key, and see `bases_of`.
@@ -66,13 +74,17 @@ def expand(
     if tail not in TAILS:
         raise ValueError(f"tail is {tail!r}; it must be one of {', '.join(TAILS)}")
     bases = bases_of(layers, basis)
-    questions = ((layer, *rest) for layer in layers for rest in product(bases[layer], TAILS[tail], quantiles))
+    questions = (
+        (model, layer, *rest)
+        for model, layer in product(models, layers)
+        for rest in product(bases[layer], TAILS[tail], quantiles)
+    )
     probes: dict[str, Probe] = {}
-    for layer, one, side, q in questions:
-        key = _key(layer, one, side, None if q == next(iter(quantiles)) else q)
+    for model, layer, one, side, q in questions:
+        key = _key(full_name(model, layer), one, side, None if q == next(iter(quantiles)) else q)
         if key in probes:
             raise ValueError(f"two entries of the result would be called {key!r}; ask for each only once")
-        probes[key] = Probe(key, layer, one, side, float(q), quantiles[q])
+        probes[key] = Probe(key, model, layer, one, side, float(q), quantiles[q])
     return probes
 
 
@@ -89,17 +101,19 @@ def _key(layer: str, basis: Basis, tail: str, quantile: float | None) -> str:
 
 
 class ProbeRecording:
-    """Runs a model and hands the maps of each probe to a function: those of its layer, in its basis, on its tail.
+    """Runs models and hands the maps of each probe to a function: those of its layer, in its basis, on its tail.
 
     What probes have in common is computed once. Use as a context manager, like `Recording`; modules that are bases are
     in eval mode inside, too.
     """
 
     def __init__(self, recording: Recording, probes: Mapping[str, Probe]):
-        self.layers, self.probes = recording.layers, dict(probes)
+        self.models, self.layers, self.probes = recording.models, recording.layers, dict(probes)
         self.keys = list(probes)
         self._recording = recording
-        self._of_layer = {layer: [p for p in probes.values() if p.layer == layer] for layer in self.layers}
+        self._of_layer: dict[tuple[str, str], list[Probe]] = {}
+        for probe in self.probes.values():
+            self._of_layer.setdefault((probe.model, probe.layer), []).append(probe)
 
     def __enter__(self) -> ProbeRecording:
         with ExitStack() as stack:
@@ -114,9 +128,10 @@ class ProbeRecording:
         self._left.close()
 
     def settings(self) -> dict:
-        """What is asked, as JSON values: layers, bases, tails, quantiles and token grids."""
+        """What is asked, as JSON values: models by name, layers, bases, tails, quantiles and token grids."""
         probes = self.probes.values()
-        return {
+        named = [name for name in self.models if name]
+        return ({"models": named} if named else {}) | {
             "layers": self.layers,
             "basis": _one_or_list(probe.basis.identity for probe in probes),
             "tail": next(name for name, tails in TAILS.items() if set(tails) == {probe.tail for probe in probes}),
@@ -126,14 +141,14 @@ class ProbeRecording:
 
     def run(self, images: torch.Tensor, see: Callable[[str, torch.Tensor], None]) -> None:
         """Call see(key, maps) for every probe, maps [B, F, h, w], and see `Recording.run`."""
-        self._recording.run(images, lambda layer, maps: self._see_layer(layer, maps, see))
+        self._recording.run(images, lambda model, layer, maps: self._see_layer(model, layer, maps, see))
 
-    def _see_layer(self, layer: str, maps: torch.Tensor, see: Callable[[str, torch.Tensor], None]) -> None:
-        for basis, in_basis in groupby(self._of_layer[layer], lambda probe: probe.basis):
+    def _see_layer(self, model: str, layer: str, maps: torch.Tensor, see: Callable[[str, torch.Tensor], None]) -> None:
+        for basis, in_basis in groupby(self._of_layer[model, layer], lambda probe: probe.basis):
             try:
                 features = basis.transform(maps)
             except ValueError as error:
-                raise ValueError(f"layer {layer!r}, basis {basis.name!r}: {error}") from None
+                raise ValueError(f"layer {full_name(model, layer)!r}, basis {basis.name!r}: {error}") from None
             for tail, on_tail in groupby(in_basis, lambda probe: probe.tail):
                 side = -features if tail == "lower" else features
                 for probe in on_tail:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..ops._grid import Placement, upsample
 from .upsampling import placed
 
 MANIFEST, TENSORS, TABLES, REPORT = "dissection.json", "dissection.safetensors", "tables", "report"
+UNIQUE_DETECTORS = "unique_detectors.csv"
 _FORMAT = 1  # of the saved files
 _MAPS = ("thresholds", "intersection", "unit_area", "concept_area", "top_images", "top_activations", "top_maps")
 _OPTIONAL = ("null_iou", "iou_interval")
@@ -51,6 +52,7 @@ class LayerDissection:
     """The result for one layer of C units over K concept ids (column 0, "unlabelled", stays 0).
 
     name, layer      its key in the dissection, and the layer's name, which is the same for the plain question
+    model            the model's name, where several were dissected; else ""
     basis            what the units are: "units" of the layer, "rotation 0.9", "directions", an encoder's name
     tail             "upper", or "lower": all values below are those of the negated maps
     quantile         q, None in results saved before this was noted
@@ -88,12 +90,18 @@ class LayerDissection:
     null_iou: torch.Tensor | None = None
     iou_interval: torch.Tensor | None = None
     layer: str = ""  # as the name
+    model: str = ""
     basis: str = "units"
     tail: str = "upper"
     quantile: float | None = None
 
     def __post_init__(self):
         self.layer = self.layer or self.name
+
+    @property
+    def question(self) -> str:
+        """The name without the model's: "layer6 | lower"."""
+        return self.name.removeprefix(f"{self.model}/") if self.model else self.name
 
     @property
     def n_units(self) -> int:
@@ -187,7 +195,7 @@ class LayerDissection:
 
 @dataclass
 class Dissection:
-    """The result of `dissect`: one `LayerDissection` a layer, basis, tail and quantile, in the order asked for.
+    """The result of `dissect`: one `LayerDissection` a model, layer, basis, tail and quantile, in the order asked for.
 
     settings      what was run: model, layers, data set, quantile, convention ... (JSON values)
     thumbnails    image index -> JPEG bytes, for every image that some `top_images` names
@@ -211,6 +219,41 @@ class Dissection:
         """A few lines a layer: how many detectors of what, and the best unit of each of the best-matched concepts."""
         return "\n".join(line for layer in self.layers.values() for line in _summary_lines(layer, best))
 
+    @property
+    def models(self) -> list[str]:
+        """The models' names in order; one dissected alone has the name ""."""
+        return list(dict.fromkeys(layer.model for layer in self.layers.values()))
+
+    @property
+    def questions(self) -> list[str]:
+        """What was asked of the models, in order: layers, with basis, tail and quantile as in their keys."""
+        return list(dict.fromkeys(layer.question for layer in self.layers.values()))
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories of all layers, in order of first appearance."""
+        return list(dict.fromkeys(name for layer in self.layers.values() for name in layer.categories))
+
+    def unique_detector_table(self, iou_threshold: float | None = None) -> list[dict]:
+        """How interpretability differs between models and layers (Bau et al., CVPR 2017, sections 3.3 to 3.5).
+
+        One row a layer of a model: model, layer (with basis, tail and quantile as in its key), units, detectors, unique
+        (the distinct concepts that have a detector), and of these for each category "<category>-unique".
+
+        A unit is a detector when its best IoU is above `iou_threshold`; None: above that of the run.
+        """
+        return [self._unique_row(layer, iou_threshold) for layer in self.layers.values()]
+
+    def _unique_row(self, layer: LayerDissection, iou_threshold: float | None) -> dict:
+        unique = layer.unique_detectors(iou_threshold)
+        return {
+            "model": layer.model,
+            "layer": layer.question,
+            "units": layer.n_units,
+            "detectors": len(layer.detectors(iou_threshold)),
+            "unique": sum(map(len, unique.values())),
+        } | {f"{category}-unique": len(unique.get(category, ())) for category in self.categories}
+
     def to_csv(self, directory: str | os.PathLike) -> list[Path]:
         """Write one table a layer, `<layer>.csv` with NetDissect's column names, into a folder; return the paths.
 
@@ -224,10 +267,7 @@ class Dissection:
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in paths.items():
             rows = self.layers[name].rows()
-            with path.open("x", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0] if rows else ["unit"], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            _write_table(path, rows[0] if rows else ["unit"], rows)
         return list(paths.values())
 
     def to_pandas(self):
@@ -248,8 +288,9 @@ class Dissection:
     ) -> Path:
         """Write everything into a folder, all or nothing: JSON and safetensors, no pickle; return the folder.
 
-        With `tables` and `report` the CSV tables and the HTML report go beside them. FileExistsError if the folder
-        holds something, unless `overwrite` is set and it is a saved dissection.
+        With `tables` the CSV tables of `to_csv` and the `unique_detector_table` go beside them, with `report` the HTML
+        report does. FileExistsError if the folder holds something, unless `overwrite` is set and it is a saved
+        dissection.
         """
         folder = Path(directory)
         if is_occupied(folder) and not (overwrite and (folder / MANIFEST).is_file()):
@@ -261,6 +302,8 @@ class Dissection:
             save_file(self._tensors(), new / TENSORS)
             if tables:
                 self.to_csv(new / TABLES)
+                rows = self.unique_detector_table()
+                _write_table(new / UNIQUE_DETECTORS, rows[0], rows)
             if report:
                 self.report(new / REPORT)
         return folder
@@ -280,6 +323,7 @@ class Dissection:
                     "label_size": layer.label_size,
                     "scale_offset": layer.scale_offset,
                     "layer": layer.layer,
+                    "model": layer.model,
                     "basis": layer.basis,
                     "tail": layer.tail,
                     "quantile": layer.quantile,
@@ -344,6 +388,24 @@ class Dissection:
         from ..report import write_report  # the report reads results; results only call it
 
         return write_report(self, directory, overwrite=overwrite)
+
+    def plot_unique_detectors(self, path: str | os.PathLike, iou_threshold: float | None = None) -> Path:
+        """Draw the `unique_detector_table` as a line a model over the layers, or a line a layer over the models where
+        one layer was dissected; return the path. Needs matplotlib.
+
+        The name's ending says what is written: .png, .svg or .pdf; a file that is there is replaced. ValueError for
+        another ending.
+        """
+        from ..report.plot import plot_unique_detectors
+
+        return plot_unique_detectors(self, path, iou_threshold)
+
+
+def _write_table(path: Path, columns: Iterable[str], rows: list[dict]) -> None:
+    with path.open("x", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _check_tables(layer: LayerDissection) -> None:

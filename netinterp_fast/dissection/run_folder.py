@@ -12,25 +12,30 @@ import torch
 
 from .._folders import flush, is_occupied
 from ..data.protocol import image_name
-from .results import MANIFEST, REPORT, TABLES, TENSORS, Dissection
+from .results import MANIFEST, REPORT, TABLES, TENSORS, UNIQUE_DETECTORS, Dissection
 
 UNFINISHED = "dissection.unfinished"  # the checkpoints' folder, inside that of the results
 _FIXED = {"time"}  # settings that do not tell runs apart
 _SAMPLED = 8  # items of the data set that are read to tell it from another
 
 
-def fingerprint(model: torch.nn.Module, dataset: object) -> dict[str, str]:
-    """SHA-256 of the model's weights, and of the data set: concepts, names of the images, some items."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        hash_tensor(weights, tensor, name)
+def fingerprint(models: Mapping[str, torch.nn.Module], dataset: object) -> dict[str, str]:
+    """SHA-256 of each model's weights, and of the data set: concepts, names of the images, some items."""
+    digests = {f"weights of {name!r}" if name else "weights": _of_weights(model) for name, model in models.items()}
     n = len(dataset)
     names = [image_name(dataset, index) for index in range(n)]
     data = hashlib.sha256(repr(([tuple(c) for c in dataset.concepts], names)).encode())
     for index in sorted({i * (n - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)}):
         for part in dataset[index]:
             hash_tensor(data, torch.as_tensor(part))
-    return {"weights": weights.hexdigest(), "data": data.hexdigest()}
+    return digests | {"data": data.hexdigest()}
+
+
+def _of_weights(model: torch.nn.Module) -> str:
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        hash_tensor(weights, tensor, name)
+    return weights.hexdigest()
 
 
 def hash_tensor(digest, tensor: torch.Tensor, name: str = "") -> None:
@@ -66,7 +71,7 @@ def is_free(folder: Path) -> bool:
     if not is_occupied(folder):
         return True
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return UNFINISHED in names and names <= {UNFINISHED, TENSORS, TABLES, REPORT}
+    return UNFINISHED in names and names <= {UNFINISHED, TENSORS, TABLES, UNIQUE_DETECTORS, REPORT}
 
 
 def publish(result: Dissection, folder: Path) -> None:

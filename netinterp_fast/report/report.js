@@ -99,7 +99,7 @@ const ORDERS = {
 
 function showLayer() {
   summaries.forEach((section, i) => (section.hidden = i !== current));
-  for (const tab of document.querySelectorAll(".tabs a")) {
+  for (const tab of document.querySelectorAll("nav a")) {
     if (Number(tab.dataset.layer) === current) tab.setAttribute("aria-current", "true");
     else tab.removeAttribute("aria-current");
   }

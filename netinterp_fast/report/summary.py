@@ -66,13 +66,15 @@ class LayerSummary:
 
 def summarise(dissection: Dissection) -> list[LayerSummary]:
     """One summary a layer; a category has the same colour in all of them."""
-    colours = {category: i for i, category in enumerate(categories(dissection))}
+    colours = {category: i for i, category in enumerate(dissection.categories)}
     return [_summarise_layer(layer, colours) for layer in dissection.layers.values()]
 
 
-def categories(dissection: Dissection) -> list[str]:
-    """The categories of all layers, in order of first appearance."""
-    return list(dict.fromkeys(name for layer in dissection.layers.values() for name in layer.categories))
+def by_model(dissection: Dissection) -> dict[str, list[int | None]]:
+    """For each model the places of its layers among all, in the order of `dissection.questions`; None for one that it
+    does not have."""
+    places = {(layer.model, layer.question): place for place, layer in enumerate(dissection.layers.values())}
+    return {model: [places.get((model, one)) for one in dissection.questions] for model in dissection.models}
 
 
 def _summarise_layer(layer: LayerDissection, colours: dict[str, int]) -> LayerSummary:

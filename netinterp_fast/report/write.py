@@ -14,7 +14,7 @@ from markupsafe import Markup
 from .._folders import new_folder
 from ..dissection.results import Dissection
 from .layer_data import layer_data, script_json
-from .summary import BAR_STEP, PLOT_HEIGHT, categories, summarise
+from .summary import BAR_STEP, PLOT_HEIGHT, by_model, summarise
 
 HERE = Path(__file__).parent
 MARKER = '<meta name="generator" content="netinterp_fast report">'
@@ -93,7 +93,9 @@ def _render(dissection: Dissection) -> str:
         settings={key: _as_text(value) for key, value in settings.items() if key != "time"},
         generated=_generated(settings.get("time") or {}),
         layers=summarise(dissection),
-        categories=categories(dissection),
+        questions=dissection.questions,
+        models=by_model(dissection),
+        categories=dissection.categories,
         plot_height=PLOT_HEIGHT,
         bar_step=BAR_STEP,
     )

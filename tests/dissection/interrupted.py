@@ -20,7 +20,7 @@ from netinterp_fast.dissection.run_folder import UNFINISHED
 
 N_IMAGES, BATCH_SIZE = 22, 4
 N_BATCHES = 6  # in each of the two passes
-RESULTS = {"dissection.json", "dissection.safetensors", "tables", "report"}
+RESULTS = {"dissection.json", "dissection.safetensors", "tables", "unique_detectors.csv", "report"}
 
 _processes = multiprocessing.get_context("forkserver")  # a fork of this process would inherit torch's threads
 _processes.set_forkserver_preload(["netinterp_fast", "torch.distributed"])
@@ -90,7 +90,8 @@ def start(
 ) -> list:
     """The processes of a run, started as `torchrun` does; an error's text goes to `rank-R.error` beside `out`.
 
-    The model of `heavier_rank` has other weights than those of the others; `broken_image` is not a number.
+    `model` takes the place of `Stopping()`. The model of `heavier_rank` has other weights than those of the others;
+    `broken_image` is not a number.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -108,7 +109,7 @@ def start(
 def _work(out: Path, environment: dict[str, str], heavier: bool, broken_image: int | None, changes: dict) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    model, dataset = Stopping(), SlowDataset(N_IMAGES)
+    model, dataset = changes.pop("model", None) or Stopping(), SlowDataset(N_IMAGES)
     if broken_image is not None:
         dataset.images[broken_image] = float("nan")
     if heavier:

@@ -26,9 +26,9 @@ from interrupted import (
 from safetensors import SafetensorError
 from tiny import TinyDataset
 
-import netinterp_fast
 from netinterp_fast import Dissection, TopQuantile
 from netinterp_fast.dissection import checkpoints as checkpoints_module
+from netinterp_fast.dissection import run as run_module
 from netinterp_fast.dissection import run_folder
 from netinterp_fast.dissection.run_folder import UNFINISHED
 
@@ -204,7 +204,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, fields, changes, resum
 
 def test_checkpoints_of_another_version_are_refused(tmp_path, monkeypatch):
     run_until(tmp_path / "run", 2)
-    monkeypatch.setitem(netinterp_fast.dissect.__globals__, "__version__", "9")
+    monkeypatch.setattr(run_module, "__version__", "9")
     with pytest.raises(
         FileExistsError, match=r"a different versions \(netinterp_fast \S+ there, netinterp_fast 9 here\)"
     ):

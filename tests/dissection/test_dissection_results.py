@@ -300,6 +300,7 @@ def test_out_is_written_once_and_read_afterwards(tmp_path):
         "dissection.json",
         "dissection.safetensors",
         "tables",
+        "unique_detectors.csv",
         "report",
     }
     assert list(out.parent.iterdir()) == [out]

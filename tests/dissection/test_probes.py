@@ -288,7 +288,7 @@ def test_tokens_in_a_tuple_of_nothing_else(dataset, wrap):
         (1, "block", {"block": (1, 4)}, r"token_grid is \(1, 4\) for 'block'; it must be \(n_prefix_tokens, h, w\)"),
         (1, "block", {"block": (-1, 6, 3)}, r"token_grid is \(-1, 6, 3\) for 'block'; it must be"),
         (1, "block", {"block": (1, 4, 4.0)}, r"token_grid is \(1, 4, 4\.0\) for 'block'; it must be"),
-        (1, "maps", {"maps": (1, 4, 4)}, r"token_grid names 'maps', which gives \[\d, 12, 4, 4\] and not tokens"),
+        (1, "maps", {"maps": (1, 4, 4)}, r"layer 'maps' gives \[\d, 12, 4, 4\] and not tokens .*; token_grid names it"),
     ],
 )
 def test_wrong_token_grids(dataset, n_prefix, layer, grid, message):
@@ -373,7 +373,9 @@ def test_results_from_before_there_were_bases(tmp_path, model, dataset):
     run(model, dataset).save(tmp_path / "run")
     manifest = tmp_path / "run" / "dissection.json"
     text = re.sub(
-        r',\s*"layer": "relu",\s*"basis": "units",\s*"tail": "upper",\s*"quantile": 0.1', "", manifest.read_text()
+        r',\s*"layer": "relu",\s*"model": "",\s*"basis": "units",\s*"tail": "upper",\s*"quantile": 0.1',
+        "",
+        manifest.read_text(),
     )
     assert text != manifest.read_text()
     manifest.write_text(text)

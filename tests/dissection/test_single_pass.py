@@ -30,6 +30,7 @@ from torch import nn
 
 from netinterp_fast import dissect
 from netinterp_fast.data.protocol import Concept, Sample
+from netinterp_fast.dissection import run as run_module
 from netinterp_fast.dissection.kept import KeptCells
 from netinterp_fast.dissection.run_folder import UNFINISHED
 from netinterp_fast.ops import pack_cells, unpack_cells
@@ -183,7 +184,7 @@ def test_an_unfinished_single_pass_is_no_two_passes(tmp_path):
 @pytest.mark.parametrize(("begun", "other"), [(1, 2), (2, 1)])
 def test_auto_goes_on_as_it_began(tmp_path, whole, monkeypatch, begun, other):
     planned = namedtuple("Planned", "passes why")
-    module = dissect.__globals__
+    module = vars(run_module)
     monkeypatch.setitem(module, "planned_passes", lambda *_: planned(begun, ""))
     run_until(tmp_path / "run", 3, passes="auto")
     monkeypatch.setitem(module, "planned_passes", lambda *_: planned(other, ""))

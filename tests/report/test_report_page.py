@@ -250,6 +250,55 @@ def test_hostile_names_are_only_text(open_page, make_dissection, make_layer):
     page.assert_clean()
 
 
+def of_model(layer, model):
+    """A layer as one of several models has it."""
+    layer.model, layer.name = model, f"{model}/{layer.name}"
+    return layer
+
+
+def test_several_models(open_page, make_dissection, make_layer):
+    """Names that need escaping, in a table of links; the second model has one layer."""
+    first, second = HOSTILE[:2]
+    first, second = first.replace("/", "|"), second.replace("/", "|")
+    layers = [
+        of_model(make_layer("a | lower"), first),
+        of_model(make_layer(HOSTILE[0], [{4: 70}, {4: 90}]), first),
+        of_model(make_layer("a | lower", [{}]), second),
+    ]
+    page = open_page(make_dissection(*layers))
+    assert page.texts(".matrix th") == ["a | lower", HOSTILE[0], first, second]
+    assert page.texts(".matrix td a span") == ["3", "1", "0"]
+    assert page.texts(".matrix .legend li") == ["object", "texture", "part"]
+    bars = "return [...document.querySelectorAll('.matrix td svg')].map((svg) => svg.viewBox.baseVal.width)"
+    assert page.js(bars) == [3, 3, 3]
+    for cell, units in enumerate(["6 units", "2 units", "1 units"]):
+        page.js("document.querySelectorAll('.matrix a')[arguments[0]].click()", cell)
+        page.wait(f"return document.getElementById('count').textContent === '{units}'")
+        assert page.js("return [...document.querySelectorAll('.matrix a')].map((a) => a.ariaCurrent)") == [
+            "true" if i == cell else None for i in range(3)
+        ]
+        assert page.texts(".summary:not([hidden]) dd.name") == [layers[cell].name]
+    assert page.js("return window.hacked") is None
+    page.assert_clean()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_many_models_and_long_names(open_page, make_dissection, make_layer, width):
+    layers = [
+        of_model(
+            make_layer(f"features.stage4.block{layer}.conv_with_a_name_that_goes_on"), f"epoch={epoch}-loss=0.123456789"
+        )
+        for epoch in range(25)
+        for layer in range(7)
+    ]
+    page = open_page(make_dissection(*layers))
+    page.resize(width, 844)
+    page.wait(f"return document.documentElement.clientWidth <= {width}")
+    assert len(page.texts(".matrix td a")) == 25 * 7
+    assert page.js("return document.querySelector('.matrix').offsetHeight") < 844
+    page.assert_clean()
+
+
 @pytest.mark.parametrize("width", [390, 320, 700, 1280])
 def test_no_sideways_scrolling(open_page, make_dissection, make_layer, width):
     concepts = [Concept(i, f"a_long_concept_name-{i}" * (1 + i % 3), f"category{i % 6}") for i in range(1, 61)]
