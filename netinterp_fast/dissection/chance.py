@@ -10,7 +10,7 @@ import torch
 from ..ops import unit_concept_overlap
 from ..ops._grid import Placement
 from .conventions import Convention
-from .kept import KeptBatch, KeptCells, unpacked_in_parts
+from .kept import Kept, KeptBatch, unpacked_in_parts
 from .kept_labels import ImageLabels, stacked
 from .passes import Found, SecondPass, Setup
 from .ranks import Ranks
@@ -62,12 +62,10 @@ class ShuffledLabels:
 
 
 def null_iou(
-    setup: Setup, found: Found, kept: KeptCells, ranks: Ranks, chance: Chance, done: Callable[[], object]
+    setup: Setup, found: Found, kept: Kept, ranks: Ranks, chance: Chance, done: Callable[[], object]
 ) -> dict[str, torch.Tensor]:
     """By layer each unit's best IoU with the labels shuffled, float64 [C, n], from what a single pass has kept. Calls
     done() after each sample."""
-    if not chance.null_samples:
-        return {}
     shuffled = ShuffledLabels(ranks.gather(kept.labels()), chance.seed)
     best: dict[str, list[torch.Tensor]] = {}
     for sample in range(chance.null_samples):
@@ -81,13 +79,19 @@ def null_iou(
 
 
 def iou_intervals(
-    setup: Setup, layers: Mapping[str, LayerDissection], kept: KeptCells, ranks: Ranks, chance: Chance
+    setup: Setup,
+    layers: Mapping[str, LayerDissection],
+    kept: Kept,
+    ranks: Ranks,
+    chance: Chance,
+    done: Callable[[int], object],
 ) -> dict[str, torch.Tensor]:
-    """By layer an interval of each unit's IoU with its best concept, float64 [C, 2], from what a single pass has
-    kept."""
+    """By layer an interval of each unit's IoU with its best concept, float64 [C, 2], from what a single pass has kept.
+    Calls done(n) after each n images."""
     part, empty = (Bootstraps(setup, layers, chance) for _ in range(2))
     for batch in kept.replay():
         part.add_kept(batch)
+        done(batch.labels.shape[0])
     return ranks.merged(part, empty).intervals()
 
 
@@ -101,11 +105,10 @@ class Bootstraps:
         }
 
     def add_kept(self, kept: KeptBatch) -> None:
-        with self._setup.clock.time("tally"):
-            batch = self._setup.kept_labels(kept)
-            for layer, (packed, placement) in kept.cells.items():
-                for images, maps in unpacked_in_parts(packed, self._setup.device):
-                    self._of_layer[layer].add(kept.first + images.start, maps, placement, batch.part(images))
+        batch = self._setup.kept_labels(kept)
+        for layer, (packed, placement) in kept.cells.items():
+            for images, maps in unpacked_in_parts(packed, self._setup.device):
+                self._of_layer[layer].add(kept.first + images.start, maps, placement, batch.part(images))
 
     def state(self, layer: str) -> dict[str, torch.Tensor]:
         return self._of_layer[layer].state()

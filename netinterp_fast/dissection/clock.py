@@ -12,6 +12,7 @@ _WORK = {
     "decode": "waiting for images and labels",
     "forward": "the forward pass",
     "tally": "thresholds and tallies",
+    "chance": "shuffled labels and samples of the images",
     "checkpoints": "writing checkpoints",
 }
 
@@ -35,7 +36,7 @@ class Clock:
 
     @contextmanager
     def time(self, work: str) -> Iterator[None]:
-        """The block is this kind of work: "decode", "forward", "tally" or "checkpoints"."""
+        """The block is this kind of work: one of the above."""
         outer = self._now_at
         self._turn_to(work)
         try:

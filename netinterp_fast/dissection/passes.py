@@ -254,12 +254,10 @@ class SecondPass:
 
     def add_kept(self, kept: KeptBatch) -> None:
         """A batch of which a single pass has kept what matters."""
-        setup = self._setup
-        with setup.clock.time("tally"):
-            batch = setup.kept_labels(kept)
-            for layer, (packed, placement) in kept.cells.items():
-                for images, maps in unpacked_in_parts(packed, setup.device):
-                    self._tallies[layer].update(maps, placement, batch.part(images), check_finite=False)
+        setup, batch = self._setup, self._setup.kept_labels(kept)
+        for layer, (packed, placement) in kept.cells.items():
+            for images, maps in unpacked_in_parts(packed, setup.device):
+                self._tallies[layer].update(maps, placement, batch.part(images), check_finite=False)
 
     def state(self, layer: str) -> dict[str, torch.Tensor]:
         return self._tallies[layer].state()

@@ -25,25 +25,34 @@ def replayed(
     so many images. Neither the model nor the data set is needed."""
     found = ranks.merged(first, FirstPass(setup)).found()
     second = SecondPass(setup, found)
-    with tqdm(desc="tallies", unit="img", total=n_images, disable=not progress) as bar:
+    bar = tqdm(desc="tallies", unit="img", total=n_images, disable=not progress)
+    with bar, setup.clock.time("tally"):
         for batch in kept.replay():
             second.add_kept(batch)
             bar.update(batch.labels.shape[0])
     result = ranks.merged(second, SecondPass(setup, found)).result(settings)
     if chance:
-        _judge(result, setup, found, kept, ranks, chance, progress)
+        with setup.clock.time("chance"):
+            _judge(result, setup, found, kept, n_images, ranks, chance, progress)
     return result
 
 
 def _judge(
-    result: Dissection, setup: Setup, found: Found, kept: Kept, ranks: Ranks, chance: Chance, progress: bool
+    result: Dissection,
+    setup: Setup,
+    found: Found,
+    kept: Kept,
+    n_images: int,
+    ranks: Ranks,
+    chance: Chance,
+    progress: bool,
 ) -> None:
     """Complete the result by what tells chance from more."""
-    n = chance.null_samples
-    with tqdm(desc="shuffled labels", unit="sample", total=n, disable=not (n and progress)) as bar:
-        null = null_iou(setup, found, kept, ranks, chance, bar.update)
-    for key, layer in result.layers.items():
-        layer.null_iou = null.get(key)
+    if chance.null_samples:
+        with tqdm(desc="shuffled labels", unit="sample", total=chance.null_samples, disable=not progress) as bar:
+            for key, scores in null_iou(setup, found, kept, ranks, chance, bar.update).items():
+                result.layers[key].null_iou = scores
     if chance.bootstrap:
-        for key, interval in iou_intervals(setup, result.layers, kept, ranks, chance).items():
-            result.layers[key].iou_interval = interval
+        with tqdm(desc="samples of the images", unit="img", total=n_images, disable=not progress) as bar:
+            for key, interval in iou_intervals(setup, result.layers, kept, ranks, chance, bar.update).items():
+                result.layers[key].iou_interval = interval

@@ -24,6 +24,7 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
 
     concepts    [[name, category]]
     label       place of the best concept, -1 for none;  iou and detector (0 or 1) go with it
+    chance      [text on how sure the IoU is, one a unit], "" where nothing was asked
     best        [[place, iou], one for each category in which some concept has a positive IoU]
     threshold   text, as are activations: they may be infinite
     images      [indices of the top images, best first];  imageNames has their names
@@ -41,6 +42,7 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
         "label": [places.get(unit.concept, -1) for unit in labels],
         "iou": [unit.iou for unit in labels],
         "detector": [int(unit.detector) for unit in labels],
+        "chance": [_chance(layer, unit) for unit in range(layer.n_units)],
         "best": [[[places[found.concept], round(found.iou, 4)] for found in unit] for unit in best],
         "threshold": [f"{value:.4g}" for value in layer.thresholds.tolist()],
         "images": shown,
@@ -51,6 +53,16 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
         "regions": encode_regions(layer),
         "imageNames": {i: image_names.get(i, f"#{i}") for i in sorted({i for unit in shown for i in unit})},
     }
+
+
+def _chance(layer: LayerDissection, unit: int) -> str:
+    """The interval of a unit's IoU and its p-value, in words."""
+    parts = []
+    if layer.iou_interval is not None:
+        parts.append("{:.3f} to {:.3f}".format(*layer.iou_interval[unit].tolist()))
+    if layer.null_iou is not None:
+        parts.append(f"p = {float(layer.p_values[unit]):.2g}")
+    return ", ".join(parts)
 
 
 def script_json(value: object) -> str:

@@ -137,6 +137,7 @@ function makeCard(layer, unit) {
   find(".category").textContent = category;
   find(".number").textContent = `unit ${unit}`;
   find(".iou").textContent = `IoU ${layer.iou[unit].toFixed(3)}`;
+  find(".chance").textContent = layer.chance[unit];
   find(".gauge span").style.width = `${100 * Math.min(1, layer.iou[unit] / topIou(layer))}%`;
   find("details").ontoggle = (event) => {
     if (!event.target.querySelector("tr")) find("table").append(...makeDetails(layer, unit));

@@ -47,8 +47,8 @@ def test_inner_work_counts_for_itself_alone(clock, monkeypatch, noted):
     spend(clock, "decode", 1.0)
     Event.now += 5.0  # outside
     spend(clock, "forward", 2.0, [("tally", 3.0), ("tally", 4.0)])
-    assert clock.seconds() == {"decode": 1.0, "forward": 6.0, "tally": 7.0, "checkpoints": 0.0}
-    assert clock.shares() == {"decode": 0.071, "forward": 0.429, "tally": 0.5, "checkpoints": 0.0}
+    assert clock.seconds() == {"decode": 1.0, "forward": 6.0, "tally": 7.0, "chance": 0.0, "checkpoints": 0.0}
+    assert clock.shares() == {"decode": 0.071, "forward": 0.429, "tally": 0.5, "chance": 0.0, "checkpoints": 0.0}
     assert clock.summary(28) == (
         "2.0 images/s, bounded by thresholds and tallies (decode 7 %, forward 43 %, tally 50 %)"
     )
@@ -63,7 +63,7 @@ def test_an_error_ends_the_work(clock):
     with pytest.raises(KeyError):
         fail()
     spend(clock, "decode", 2.0)
-    assert clock.seconds() == {"decode": 2.0, "forward": 0.0, "tally": 1.0, "checkpoints": 0.0}
+    assert clock.seconds() == {"decode": 2.0, "forward": 0.0, "tally": 1.0, "chance": 0.0, "checkpoints": 0.0}
 
 
 def test_nothing_was_done(clock):

@@ -256,6 +256,14 @@ def test_any_number_of_ranks(tmp_path, ranks):
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("passes", [1, "auto"])
+def test_ranks_that_show_their_progress(tmp_path, passes):
+    """The first alone tells how much it will keep; the others wait for what it decides."""
+    run(tmp_path / "whole", dataset=SlowDataset(N_IMAGES))
+    assert finish(start(tmp_path / "run", 2, progress=True, passes=passes)) == [0, 0]
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
 def test_a_rank_without_a_batch(tmp_path):
     changes = {"batch_size": N_IMAGES - 1}
     run(tmp_path / "whole", dataset=SlowDataset(N_IMAGES), **changes)

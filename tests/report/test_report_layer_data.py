@@ -137,3 +137,14 @@ def test_script_json_cannot_leave_its_script():
     assert json.loads(text) == value
     with pytest.raises(ValueError, match="not JSON compliant"):
         script_json(float("nan"))
+
+
+def test_how_sure_the_iou_is_in_words(make_layer):
+    layer = make_layer(iou_percent=[{1: 30}, {1: 20}, {1: 10}])
+    assert layer_data(layer, {})["chance"] == ["", "", ""]
+    best = layer.iou.amax(1, keepdim=True)
+    layer.null_iou = torch.cat([best, best - 1, best - 1], dim=1)  # one of three reaches it
+    assert layer_data(layer, {})["chance"] == ["p = 0.5"] * 3
+    layer.iou_interval = torch.tensor([[0.1, 0.25], [0.0, 0.0], [0.3, 1.0]], dtype=torch.float64)
+    intervals = ["0.100 to 0.250", "0.000 to 0.000", "0.300 to 1.000"]
+    assert layer_data(layer, {})["chance"] == [f"{interval}, p = 0.5" for interval in intervals]
