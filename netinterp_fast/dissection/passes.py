@@ -132,7 +132,7 @@ class FirstPass:
 
         self._setup.run(images, first, see)
         with self._setup.clock.time("tally"):
-            self._thumbnails |= {i: _thumbnail(images[i - first], self._setup.dataset) for i in sorted(exciting)}
+            self._thumbnails |= _thumbnails(images, first, sorted(exciting), self._setup.dataset)
             if len(self._thumbnails) > self._most_thumbnails:
                 self._drop_thumbnails()
                 self._most_thumbnails = max(_THUMBNAILS, 2 * len(self._thumbnails))
@@ -330,14 +330,19 @@ def check_kept(sections: Mapping[str, State], path: Path | None) -> None:
         KeptCells.check(path, kept_bytes(sections))
 
 
-def _thumbnail(image: torch.Tensor, dataset: ConceptDataset) -> bytes:
-    """A small JPEG of a normalised image [3, H, W]."""
-    shrink = min(1.0, _THUMBNAIL / max(image.shape[1:]))
-    size = [max(1, round(side * shrink)) for side in image.shape[1:]]
-    small = F.interpolate(image.cpu().float()[None], size, mode="bilinear", antialias=True)[0]
-    picture = Image.fromarray(to_rgb(small, dataset).permute(1, 2, 0).contiguous().numpy())
+def _thumbnails(images: torch.Tensor, first: int, wanted: list[int], dataset: ConceptDataset) -> dict[int, bytes]:
+    """Small JPEGs of some of a batch of normalised images [B, 3, H, W], whose numbers begin with `first`."""
+    shrink = min(1.0, _THUMBNAIL / max(images.shape[2:]))
+    size = [max(1, round(side * shrink)) for side in images.shape[2:]]
+    chosen = images[[i - first for i in wanted]].cpu().float()
+    small = F.interpolate(chosen, size, mode="bilinear", antialias=True) if wanted else chosen
+    return {i: _jpeg(to_rgb(image, dataset)) for i, image in zip(wanted, small, strict=True)}
+
+
+def _jpeg(picture: torch.Tensor) -> bytes:
+    """Of uint8 [3, H, W]."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
