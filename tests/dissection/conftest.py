@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +35,15 @@ def model() -> torch.nn.Module:
 @pytest.fixture
 def dataset() -> TinyDataset:
     return TinyDataset()
+
+
+@pytest.fixture
+def small_disk(request, tmp_path):
+    """A file system of its own, of the size that the test asks for."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(disk)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

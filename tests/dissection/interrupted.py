@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import re
 import socket
 import sys
@@ -145,3 +146,24 @@ def wait_for_checkpoint(out: Path, process, number: int, batches: int, rank: int
             return False
         time.sleep(0.0005)
     return True
+
+
+def kill_at_two_moments(out: Path, seed: int, last_pass: int = 2, **changes) -> None:
+    """Kill a run at two random moments, the second time after it has gone on."""
+    moments = random.Random(seed)
+    for number, batches in sorted((moments.randint(1, last_pass), moments.randint(1, N_BATCHES)) for _ in range(2)):
+        processes = start(out, **changes)
+        if wait_for_checkpoint(out, processes[0], number, batches):
+            time.sleep(moments.uniform(0, 0.03))
+        kill(processes)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit, of the last value."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)

@@ -1,10 +1,6 @@
 """A run that ends on the way goes on from its last checkpoint, to the same bytes."""
 
 import errno
-import os
-import random
-import subprocess
-import time
 import warnings
 
 import pytest
@@ -17,11 +13,11 @@ from interrupted import (
     Stopping,
     checkpoints,
     contents,
-    kill,
+    flip,
+    kill_at_two_moments,
     run,
     run_until,
-    start,
-    wait_for_checkpoint,
+    truncate,
 )
 from safetensors import SafetensorError
 from tiny import TinyDataset
@@ -70,37 +66,16 @@ def test_stopped_again_and_again(tmp_path, whole):
     assert contents(tmp_path / "run") == whole
 
 
-def killed(out, seed):
-    """Kill a run at two random moments, the second time after it has gone on."""
-    moments = random.Random(seed)
-    for number, batches in sorted((moments.randint(1, 2), moments.randint(1, N_BATCHES)) for _ in range(2)):
-        processes = start(out)
-        if wait_for_checkpoint(out, processes[0], number, batches):
-            time.sleep(moments.uniform(0, 0.03))
-        kill(processes)
-
-
 @pytest.mark.parametrize(
     "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.extended) for seed in range(3, 20))]
 )
 def test_a_killed_process(tmp_path, seed):
     run(tmp_path / "whole", dataset=SlowDataset(N_IMAGES))
-    killed(tmp_path / "run", seed)
+    kill_at_two_moments(tmp_path / "run", seed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing was damaged
         run(tmp_path / "run", dataset=SlowDataset(N_IMAGES))
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip(path):
-    """One bit of the last tensor."""
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def relabel(path):
@@ -283,18 +258,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, whole, monkeypatch, error, w
     assert contents(tmp_path / "run") == whole
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, with room for checkpoints of the first pass only."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system may be mounted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["48k"], indirect=True)  # room for checkpoints of the first pass only
 def test_a_disk_that_is_full(small_disk):
     with pytest.warns(RuntimeWarning, match=r"no checkpoint could be written to .*; the run goes on"):
         run_until(small_disk / "run", BOTH - 1)

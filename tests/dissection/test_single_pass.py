@@ -1,9 +1,7 @@
 """A single pass over the data gives the files of two, however it is interrupted, shared or short of memory."""
 
-import os
 import random
 import shutil
-import subprocess
 import time
 import warnings
 from collections import namedtuple
@@ -19,10 +17,13 @@ from interrupted import (
     checkpoints,
     contents,
     finish,
+    flip,
     kill,
+    kill_at_two_moments,
     run,
     run_until,
     start,
+    truncate,
     wait_for_checkpoint,
 )
 from tiny import TinyDataset, tiny_model
@@ -194,39 +195,20 @@ def test_auto_goes_on_as_it_began(tmp_path, whole, monkeypatch, begun, other):
     assert contents(tmp_path / "run") == whole
 
 
-def killed(out, seed):
-    """Kill a run at two random moments, the second time after it has gone on."""
-    moments = random.Random(seed)
-    for batches in sorted(moments.randint(1, N_BATCHES) for _ in range(2)):
-        processes = start(out, memory_budget=moments.choice([1, "1GiB"]), **ONE)
-        if wait_for_checkpoint(out, processes[0], 1, batches):
-            time.sleep(moments.uniform(0, 0.03))
-        kill(processes)
-
-
 @pytest.mark.parametrize(
     "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.extended) for seed in range(3, 20))]
 )
 def test_a_killed_process(tmp_path, seed):
     run(tmp_path / "whole", dataset=SlowDataset(N_IMAGES))
-    killed(tmp_path / "run", seed)
+    budget = [1, "1GiB"][seed % 2]
+    kill_at_two_moments(tmp_path / "run", seed, last_pass=1, memory_budget=budget, **ONE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing was damaged
         single(tmp_path / "run", dataset=SlowDataset(N_IMAGES))
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [truncate, flip])
 def test_damaged_cells(tmp_path, whole, damage):
     """The last batch's record: the checkpoint before the last does not need it."""
     run_until(tmp_path / "run", 4, **ONE)
@@ -329,17 +311,7 @@ def test_auto_takes_two_where_there_is_no_room(tmp_path, monkeypatch, capsys):
     assert f"100 B in memory and the rest in {tmp_path}" in capsys.readouterr().err
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system may be mounted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["8k"], indirect=True)
 def test_a_full_disk(small_disk, tmp_path, whole):
     """It ends a run that has no other room, saying where; a run with memory goes on without checkpoints."""
     out = small_disk / "run"
