@@ -1,1 +1,2 @@
-"""Benchmarks: each module runs by itself, `python -m benches.dissect`, and writes its figures to benches/results."""
+"""Benchmarks: `python -m benches` runs all of them, each module one family, and `benches.readme` fills in README's
+tables from what they wrote to benches/results."""

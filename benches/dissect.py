@@ -1,49 +1,51 @@
 """What dissection costs: `python -m benches.dissect [--quick]`.
 
-1. The fused tally against plain torch, each formulation written as well as we can, and against a read of the
-activations. 2. `TopQuantile.update` against a read of the activations.
+1. The fused tally and the concepts' areas against plain torch, each formulation written as well as we can.
+2. How the tally's cost grows with images, units, concepts and the side of the label maps.
 3. The whole job on SqueezeNet 1.1, against the same forward passes without dissection (needs NETINTERP_FAST_TEST_DATA:
    weights/squeezenet1_1.safetensors and the labelled photos msrc_v2/).
-
-Prints a table and writes benches/results/dissect.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
-import random
-import statistics
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from netinterp_fast import TopQuantile, dissect, ops, use_backend
+from netinterp_fast import TopQuantile, dissect, ops
 from netinterp_fast.data import open_dataset
 from netinterp_fast.data.models import load_model
 
-from .timing import environment, interleaved, own_peak_mb, ratio, save, spread
+from . import suite, work
+from .family import DATA, Part, Setting
+from .kernels import Kernel, measure
+from .models import FIRES
+from .timing import Rotating, cache_bytes, interleaved, own_peak_mb, printed_by, ratio, seconds_of, spread
 
 CONCEPTS, LAYERS, SITES = 1200, 4, 24
-FEW = slice(0, 2)  # images that the slow ones see
+FEW = 2  # images that the slow ones see
 # (units, coarse side, label side) and the factor over plain torch that the design asks for
 SIZES = {(512, 14, 112): 100, (512, 14, 224): 300, (512, 7, 224): 600, (256, 28, 224): 100}
+IMAGES = 32  # a batch
+# One at a time is varied, the others are as here: (images, units, concepts, side)
+GROWTH_FROM = {"images": 8, "units": 256, "concepts": CONCEPTS, "side": 112}
+GROWTH = {"images": (1, 2, 4, 8, 16, 32, 64), "units": (32, 64, 128, 256, 512, 1024, 2048),
+          "concepts": (75, 300, 1200, 4800, 19200), "side": (28, 56, 112, 224, 448)}  # fmt: skip
+JOB_AIM, JOB_MEMORY_AIM_MB = 1.1, 300
 
 
-def ragged_labels(n_images: int, side: int) -> torch.Tensor:
+def ragged_labels(n_images: int, side: int, concepts: int = CONCEPTS) -> torch.Tensor:
     """int16 [B, LAYERS, side, side]: in each layer every pixel has the concept of the nearest of SITES sites."""
     pixels = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     labels = torch.empty(n_images, LAYERS, side * side, dtype=torch.int16)
     for image in range(n_images):
         for layer in range(LAYERS):
             nearest = torch.cdist(pixels, torch.rand(SITES, 2) * side).argmin(1)
-            labels[image, layer] = torch.randint(1, CONCEPTS, (SITES,))[nearest].short()
+            labels[image, layer] = torch.randint(1, concepts, (SITES,))[nearest].short()
     return labels.view(n_images, LAYERS, side, side)
 
 
@@ -65,12 +67,12 @@ def smooth_activations(n_images: int, n_units: int, side: int) -> torch.Tensor:
 
 def one_hot_product(acts, thresholds, labels, n_concepts):
     """Masks [C, HW] times the one-hot labels of the concepts that the image has [HW, K']."""
-    tally = torch.zeros(acts.shape[1], n_concepts, dtype=torch.int64)
+    tally = acts.new_zeros((acts.shape[1], n_concepts), dtype=torch.int64)
     for image in range(acts.shape[0]):
         lit = _surface(acts[image], labels.shape[2:]) > thresholds[:, None]
         ids = labels[image].flatten(1).long()
         present, place = ids.unique(return_inverse=True)
-        one_hot = torch.zeros(ids.shape[1], present.numel()).scatter_(1, place.T, 1.0)
+        one_hot = acts.new_zeros((ids.shape[1], present.numel()), dtype=torch.float32).scatter_(1, place.T, 1.0)
         tally[:, present] += (lit.float() @ one_hot).long()
     tally[:, 0] = 0
     return tally
@@ -79,7 +81,7 @@ def one_hot_product(acts, thresholds, labels, n_concepts):
 def nonzero_bincount(acts, thresholds, labels, n_concepts, units_at_once=None):
     """Positions above the threshold, and a histogram of (unit, concept) over them for each label layer."""
     n_units = acts.shape[1]
-    tally = torch.zeros(n_units, n_concepts, dtype=torch.int64)
+    tally = acts.new_zeros((n_units, n_concepts), dtype=torch.int64)
     for image in range(acts.shape[0]):
         layers = labels[image].flatten(1).long()
         for units in torch.arange(n_units).split(units_at_once or n_units):
@@ -107,7 +109,7 @@ FORMULATIONS = {
 
 
 def exact_thresholds(acts: torch.Tensor) -> torch.Tensor:
-    top = TopQuantile(acts.shape[1], 0.005, acts[:, 0].numel())
+    top = TopQuantile(acts.shape[1], 0.005, acts[:, 0].numel(), device=acts.device)
     top.update(acts)
     return top.thresholds()
 
@@ -119,91 +121,109 @@ def without_repeats(labels: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def tally(repeats: int, n_images: int = 32) -> list[dict]:
-    """The fused tally, for each size, against everything else."""
+def overlap_kernel(images: int, units: int, coarse: int, side: int, concepts: int, device: torch.device) -> Kernel:
+    acts = smooth_activations(images, units, coarse).to(device)
+    labels = without_repeats(ragged_labels(images, side, concepts)).to(device)
+    thresholds, out = exact_thresholds(acts), torch.zeros(units, concepts, dtype=torch.int64, device=device)
+
+    def run(acts, thresholds, labels, out, check_finite=False):
+        return ops.unit_concept_overlap(acts, thresholds, labels, concepts, out=out, check_finite=check_finite)
+
+    def nearly(counts, ours):  # pixels within rounding of the threshold
+        return int((counts - ours).abs().sum()) <= 1e-4 * int(ours.sum())
+
+    return Kernel(
+        "unit_concept_overlap",
+        f"{images}x {units} units {coarse}x{coarse} to {side}x{side}, {concepts} concepts",
+        (acts, thresholds, labels, out),
+        run,
+        work.of_overlap(acts, thresholds, labels, run(acts, thresholds, labels, torch.zeros_like(out))),
+        {name: partial(_formulated, plain, concepts) for name, plain in FORMULATIONS.items()},
+        {"check_finite": partial(run, check_finite=True)},
+        few=lambda tensors: (tensors[0][:FEW], tensors[1], tensors[2][:FEW], tensors[3]),
+        share=min(FEW, images) / images,
+        outcome=lambda tensors, result: getattr(result, "intersection", result),
+        agrees=nearly,
+        shape={"images": images, "units": units, "coarse": coarse, "side": side, "concepts": concepts},
+    )
+
+
+def _formulated(plain, concepts, acts, thresholds, labels, out):
+    return plain(acts, thresholds, labels, concepts)
+
+
+def counted_by_bincount(labels: torch.Tensor) -> torch.Tensor:
+    n_images = len(labels)
+    first = CONCEPTS * torch.arange(n_images, device=labels.device).unsqueeze(1)
+    area = torch.bincount((labels.flatten(1).long() + first).flatten(), minlength=n_images * CONCEPTS)
+    return _without_unlabelled(area.view(n_images, CONCEPTS))
+
+
+def counted_by_scatter(labels: torch.Tensor) -> torch.Tensor:
+    ids = labels.flatten(1).long()
+    area = ids.new_zeros((len(ids), CONCEPTS)).scatter_add_(1, ids, torch.ones_like(ids))
+    return _without_unlabelled(area)
+
+
+def _without_unlabelled(area: torch.Tensor) -> torch.Tensor:
+    area[:, 0] = 0
+    return area
+
+
+def area_kernel(images: int, side: int, device: torch.device) -> Kernel:
+    labels = without_repeats(ragged_labels(images, side)).to(device)
+
+    def run(labels):
+        return ops.concept_area(labels, CONCEPTS)
+
+    return Kernel(
+        "concept_area",
+        f"{images}x {LAYERS} layers {side}x{side}, {CONCEPTS} concepts",
+        (labels,),
+        run,
+        work.of_concept_area(labels, run(labels)),
+        {"bincount": counted_by_bincount, "scatter_add": counted_by_scatter},
+        shape={"images": images, "side": side, "concepts": CONCEPTS},
+    )
+
+
+def kernels(setting: Setting) -> list[dict]:
     rows = []
     for (units, coarse, side), asked in SIZES.items():
-        acts, labels = smooth_activations(n_images, units, coarse), without_repeats(ragged_labels(n_images, side))
-        thresholds = exact_thresholds(acts)
-        out = torch.zeros(units, CONCEPTS, dtype=torch.int64)
-
-        def native(acts=acts, thresholds=thresholds, labels=labels, out=out, check_finite=False):
-            ops.unit_concept_overlap(acts, thresholds, labels, CONCEPTS, out=out, check_finite=check_finite)
-
-        def reference(acts=acts, thresholds=thresholds, labels=labels):
-            with use_backend("reference"):
-                return ops.unit_concept_overlap(acts[FEW], thresholds, labels[FEW], CONCEPTS).intersection
-
-        counts = ops.unit_concept_overlap(acts[FEW], thresholds, labels[FEW], CONCEPTS).intersection
-        if not torch.equal(counts, reference()):
-            raise AssertionError("the native tally differs from the reference")
-        plain = {
-            name: (lambda f=f, a=acts, t=thresholds, x=labels: f(a[FEW], t, x[FEW], CONCEPTS))
-            for name, f in FORMULATIONS.items()
-        }
-        ties = max(int((run() - counts).abs().sum()) for run in plain.values())
-        if ties > 1e-4 * int(counts.sum()):
-            raise AssertionError(f"plain torch differs from the native tally in {ties} of {int(counts.sum())} counts")
-
-        ours = {"native": native, "checked": lambda: native(check_finite=True), "read": acts.sum}
-        seconds = interleaved(ours | {"reference": reference} | plain, repeats)
-        per_image = {name: [s / (n_images if name in ours else 2) for s in runs] for name, runs in seconds.items()}
-        best = min(plain, key=lambda name: spread(per_image[name])["median"])
-        rows.append({
-            "units": units, "coarse": coarse, "side": side,
-            "native_ms": 1e3 * spread(per_image["native"])["median"],
-            "native_with_check_finite_ms": 1e3 * spread(per_image["checked"])["median"],
-            "best_plain": best,
-            "times_best_plain": ratio(per_image[best], per_image["native"]),
-            "asked": asked,
-            "times_reference": ratio(per_image["reference"], per_image["native"]),
-            "reads_of_the_activations": ratio(per_image["native"], per_image["read"]),
-            "counts": int(counts.sum()), "ties_against_interpolate": ties,
-            "plain_ms": {name: 1e3 * spread(per_image[name])["median"] for name in plain},
-        })  # fmt: skip
-        row = rows[-1]
-        print(
-            f"{units} units {coarse}x{coarse} -> {side}x{side}: {row['native_ms']:.3f} ms an image; "
-            f"{row['times_best_plain']:.0f}x the best plain torch ({best}; asked {asked}x), "
-            f"{row['times_reference']:.0f}x the reference, {row['reads_of_the_activations']:.1f} reads; "
-            f"{ties} ties in {row['counts']:,} counts",
-            flush=True,
-        )
-    return rows
+        kernel = overlap_kernel(IMAGES, units, coarse, side, CONCEPTS, setting.device)
+        rows.append(measure(kernel, setting, 3 if setting.quick else 9) | {"asked": asked})
+    return rows + [measure(area_kernel(IMAGES, side, setting.device), setting) for side in (112, 224)]
 
 
-def quantile_update(passes: int) -> dict:
-    """TopQuantile over a whole run of 63,296 images of 14x14, against reading as many activations from memory."""
-    n_images, units, coarse = 32, 512, 14
-    acts = [smooth_activations(n_images, units, coarse) for _ in range(12)]
-    shares, batches = [], 63296 // n_images
-    for _ in range(passes):
-        top = TopQuantile(units, 0.005, batches * n_images * coarse * coarse)
-        update = read = 0.0
-        for batch in itertools.islice(itertools.cycle(acts), batches):
-            batch.mul_(random.uniform(0.99, 1.01))  # no two batches alike, and each out of the way of the next
-            batch_after = acts[random.randrange(len(acts))]
-            read += _seconds(batch_after.sum)
-            update += _seconds(partial(top.update, batch))
-        shares.append(read / update)
-    share = statistics.median(shares)
-    print(f"TopQuantile.update: {share:.2f} of the speed of reading the activations once (asked 0.33)", flush=True)
-    return {"share_of_read_speed": share, "update_ms": 1e3 * update / (batches * n_images)}
+def growth(setting: Setting, sizes: dict[str, tuple[int, ...]] = GROWTH) -> dict[str, list[dict]]:
+    """Milliseconds of the tally alone."""
+    found = {}
+    for what, values in sizes.items():
+        runs = {value: _tally_of(GROWTH_FROM | {what: value}, setting) for value in values}
+        seconds = interleaved(runs, 3 if setting.quick else 9, 0.02, setting.device)
+        found[what] = [{what: value, "ms": 1e3 * spread(of_value)["median"]} for value, of_value in seconds.items()]
+        print(f"{what}: " + ", ".join(f"{row[what]}: {row['ms']:.3g} ms" for row in found[what]), flush=True)
+    return found
 
 
-def whole_job(data: Path, rounds: int) -> dict:
+def _tally_of(size: dict[str, int], setting: Setting):
+    kernel = overlap_kernel(size["images"], size["units"], 14, size["side"], size["concepts"], setting.device)
+    return Rotating(kernel.tensors, 2 * cache_bytes(setting.device)).calling(kernel.run)
+
+
+def whole_job(setting: Setting, rounds: int = 5) -> dict:
     """All eight Fire outputs of SqueezeNet 1.1 on the labelled photos, against two passes without dissection."""
-    dataset, model = _squeezenet(data)
+    dataset, model = _squeezenet()
     plain_seconds, full_seconds = [], []
     for _ in range(rounds):
-        plain_seconds.append(_seconds(lambda: _bare_passes(model, dataset)))
-        full_seconds.append(_seconds(lambda: _dissection(model, dataset)))
-    memory = {mode: _peak_memory(mode, data) for mode in ("bare", "dissect")}
+        plain_seconds.append(seconds_of(lambda: _bare_passes(model, dataset)))
+        full_seconds.append(seconds_of(lambda: _dissection(model, dataset)))
+    memory = {mode: float(printed_by("benches.dissect", "--memory", mode)) for mode in ("bare", "dissect")}
     times = ratio(full_seconds, plain_seconds)
     print(
         f"SqueezeNet 1.1, 8 layers, {len(dataset)} photos: {times:.2f}x two bare passes "
-        f"({min(full_seconds):.1f} s against {min(plain_seconds):.1f} s; asked 1.10x), "
-        f"peak memory {memory['dissect']:.0f} MB against {memory['bare']:.0f} MB (asked 300 more at most)",
+        f"({min(full_seconds):.1f} s against {min(plain_seconds):.1f} s; asked {JOB_AIM}x), peak memory "
+        f"{memory['dissect']:.0f} MB against {memory['bare']:.0f} MB (asked {JOB_MEMORY_AIM_MB} more at most)",
         flush=True,
     )
     return {
@@ -212,7 +232,8 @@ def whole_job(data: Path, rounds: int) -> dict:
     }  # fmt: skip
 
 
-def _squeezenet(data: Path):
+def _squeezenet():
+    data = Path(os.environ[DATA])
     model = load_model(
         f"{Path(__file__).parent / 'models.py'}:SqueezeNet", data / "weights" / "squeezenet1_1.safetensors"
     )
@@ -227,44 +248,25 @@ def _bare_passes(model, dataset) -> None:
 
 
 def _dissection(model, dataset):
-    from .models import FIRES
-
     return dissect(model, dataset, FIRES, progress=False)
 
 
-def _seconds(run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _peak_memory(mode: str, data: Path) -> float:
-    """MB at most in use by a process that does nothing else."""
-    command = [sys.executable, "-m", "benches.dissect", "--memory", mode, "--data", str(data)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+PARTS = {
+    "kernels": Part(kernels),
+    "growth": Part(growth),
+    "whole_job": Part(whole_job, in_quick=False, on_cuda=False, needs=(DATA,)),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benches.dissect", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("NETINTERP_FAST_TEST_DATA"), help="folder for the whole job"
-    )
-    parser.add_argument("--memory", choices=("bare", "dissect"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory:
-        dataset, model = _squeezenet(options.data)
-        (_bare_passes if options.memory == "bare" else _dissection)(model, dataset)
-        print(own_peak_mb())
-        return
-    torch.manual_seed(0)
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    figures = {"tally": tally(3 if options.quick else 9), "top_quantile": quantile_update(1 if options.quick else 3)}
-    if options.data:
-        figures["whole_job"] = whole_job(Path(options.data), 1 if options.quick else 5)
-    else:
-        print("the whole job is left out: NETINTERP_FAST_TEST_DATA is not set")
-    print(f"written to {save('dissect', figures)}")
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--memory", choices=("bare", "dissect"))
+    options, others = parser.parse_known_args()
+    if options.memory is None:
+        return suite.main(["dissect", *others])
+    dataset, model = _squeezenet()
+    (_bare_passes if options.memory == "bare" else _dissection)(model, dataset)
+    print(own_peak_mb())
 
 
 if __name__ == "__main__":

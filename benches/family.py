@@ -1,0 +1,72 @@
+"""What the families of benchmarks have in common: how they are run, and which of their parts can be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import torch
+
+from .timing import cache_bytes, interleaved, spread
+
+PEERS = ("captum", "zennit")
+DATA = "NETINTERP_FAST_TEST_DATA"  # the folder of photos and weights that some parts need
+
+
+class Ceilings(NamedTuple):
+    """What the device can do, measured: bytes a second of a large copy, read and written, and float32 operations a
+    second of a large matrix product."""
+
+    bytes_per_second: float
+    operations_per_second: float
+
+
+class Setting(NamedTuple):
+    """How a family is run."""
+
+    device: torch.device
+    quick: bool
+    ceilings: Ceilings
+
+
+class Part(NamedTuple):
+    """A part of a family: its figures, for JSON, and when it is left out."""
+
+    measure: Callable[[Setting], object]
+    in_quick: bool = True
+    on_cuda: bool = True
+    needs: tuple[str, ...] = ()  # of PEERS and DATA
+
+    def why_not(self, setting: Setting) -> str | None:
+        """Why it is left out; None where it is not."""
+        if setting.quick and not self.in_quick:
+            return "takes too long for --quick"
+        if setting.device.type == "cuda" and not self.on_cuda:
+            return "is measured on the CPU only"
+        missing = [what for what in self.needs if not (os.environ.get(DATA) if what == DATA else peer_version(what))]
+        if missing:
+            return f"needs {' and '.join(missing)}: {_HOW[missing[0] == DATA]}"
+        return None
+
+
+_HOW = ('pip install "netinterp_fast[bench]"', "a folder of photos and weights")
+
+
+def peer_version(name: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def measured_ceilings(device: torch.device, side: int, repeats: int = 7) -> Ceilings:
+    """By copies of eight times the last cache, 256 MiB at least, and products of matrices [side, side]."""
+    source = torch.rand(max(2**28, 8 * cache_bytes(device)) // 4, device=device)
+    target = torch.empty_like(source)
+    a, b = torch.rand(2, side, side, device=device)
+    seconds = interleaved({"copy": lambda: target.copy_(source), "product": lambda: a @ b}, repeats, device=device)
+    copy, product = (spread(seconds[what])["median"] for what in ("copy", "product"))
+    return Ceilings(2 * source.nbytes / copy, 2 * side**3 / product)
