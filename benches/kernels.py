@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,7 +23,8 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
 
-class Kernel(NamedTuple):
+@dataclass(frozen=True)
+class Kernel:
     """A call of an op at some size, and what else gives the same.
 
     `run` and the functions of `plain` and `also` get the tensors. The reference and plain torch get the `few` of them
@@ -36,13 +37,13 @@ class Kernel(NamedTuple):
     tensors: Sequence[torch.Tensor]
     run: Callable
     work: Work
-    plain: dict[str, Callable] = {}
-    also: dict[str, Callable] = {}
+    plain: dict[str, Callable] = field(default_factory=dict)
+    also: dict[str, Callable] = field(default_factory=dict)
     few: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]] = tuple
     share: float = 1.0
     outcome: Callable = lambda tensors, result: result
     agrees: Callable[[torch.Tensor, torch.Tensor], bool] = _same
-    shape: dict[str, int] = {}
+    shape: dict[str, int] = field(default_factory=dict)
     raw_ops: tuple[str, ...] = ()  # that it runs, where not `op` alone
 
 

@@ -6,9 +6,9 @@
    prepared beforehand (`benches.relevance_peers`); `lrp` has nothing to prepare.
 3. Peak memory over that of a forward pass, in processes of their own, against the activations and modified weights.
 4. Twenty targets of one image in one call, against as many calls of Captum's LRP.
+5. The kernels `stabilized_ratio`, `product_ratio` and `relu_gate` against plain torch.
 
-Weights are random, SqueezeNet's those of NETINTERP_FAST_TEST_DATA if set. Prints a table and writes
-benches/results/relevance.json.
+Weights are random, SqueezeNet's those of NETINTERP_FAST_TEST_DATA if set.
 """
 
 from __future__ import annotations
@@ -20,20 +20,14 @@ from functools import partial
 
 import torch
 
+from netinterp_fast import ops
+
+from . import suite, work
+from .family import Part, Setting, peer_version
+from .kernels import Kernel, close, measure
 from .models import network
 from .relevance_peers import CaptumPeer, ZennitPeer
-from .timing import (
-    environment,
-    interleaved,
-    own_peak_mb,
-    peak_starts_anew,
-    printed_by,
-    ratio,
-    save,
-    seconds_of,
-    spread,
-    warn_of_load,
-)
+from .timing import interleaved, own_peak_mb, peak_starts_anew, printed_by, ratio, seconds_of, spread
 
 CASES = [("VGG16", 224), ("ResNet18", 64), ("ResNet18", 224), ("SqueezeNet", 224)]
 # at most as many FB, and at least as many times faster than zennit; medians over the cases
@@ -48,6 +42,8 @@ MEMORY_CASES = [("VGG16", 224, 1), ("ResNet18", 224, 8)]
 TOLERANCE = 1e-5  # of the largest relevance
 SMALL = 64  # side of the images for agreement
 TARGETS, TARGETS_AIM = 20, 2.0
+KERNEL_SHAPES = ((1, 512, 14, 14), (8, 256, 28, 28), (8, 64, 112, 112))
+EPSILON = 1e-6
 
 
 def ours(model: torch.nn.Module, x: torch.Tensor, target=None, *, composite: str, **options) -> torch.Tensor:
@@ -101,35 +97,40 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def speed(name: str, side: int, batch: int, quick: bool) -> list[dict]:
-    """Every composite on one network and size."""
-    model, x = network(name), torch.randn(batch, 3, side, side)
+def speed(
+    name: str, side: int, batch: int, setting: Setting, composites: tuple[str, ...] = tuple(AIMS), most: int = 9
+) -> list[dict]:
+    """Composites on one network and size, against FB and the peers that are installed."""
+    device = setting.device
+    model, x = network(name).to(device), torch.randn(batch, 3, side, side, device=device)
     target, seed = chosen(model, x)
     baseline = partial(forward_backward, model, x, target)
     baseline()
-    repeats = _repeats(seconds_of(baseline), quick)
+    repeats = max(2, min(3 if setting.quick else most, int(2 / seconds_of(baseline, device))))  # few of what takes long
     rows = []
-    for composite in AIMS:
+    for composite in composites:
         candidates: dict[str, Callable[[], object]] = {
-            "FB": baseline,
-            "ours": partial(ours, model, x, seed, composite=composite),
-            "zennit": partial(ZennitPeer(model, composite), x, seed),
-        }
-        if composite == "epsilon":
-            candidates["Captum"] = partial(CaptumPeer(model), x, target)
-        rows.append(_speed_row(interleaved(candidates, repeats), name, side, batch, composite))
+            "FB": baseline, "ours": partial(ours, model, x, seed, composite=composite)
+        } | _peers(model, x, target, seed, composite)  # fmt: skip
+        seconds = interleaved(candidates, repeats, device=device)
+        rows.append(_speed_row(seconds, name, side, batch, composite))
     return rows
 
 
-def _repeats(seconds: float, quick: bool) -> int:
-    """Few where a run takes long."""
-    return max(2, min(3 if quick else 9, int(2 / seconds)))
+def _peers(model, x, target, seed, composite: str) -> dict[str, Callable[[], object]]:
+    peers = {}
+    if peer_version("zennit"):
+        peers["zennit"] = partial(ZennitPeer(model, composite), x, seed)
+    if peer_version("captum") and composite == "epsilon":
+        peers["Captum"] = partial(CaptumPeer(model), x, target)
+    return peers
 
 
 def _speed_row(seconds: dict[str, list[float]], name: str, side: int, batch: int, composite: str) -> dict:
     peers = [who for who in seconds if who not in ("FB", "ours")]
     row = {
-        "network": name, "side": side, "batch": batch, "composite": composite, "repeats": len(seconds["FB"]),
+        "method": f"lrp, {composite}", "network": name, "side": side, "batch": batch, "composite": composite,
+        "repeats": len(seconds["FB"]),
         "FB_ms": {what: 1e3 * value for what, value in spread(seconds["FB"]).items()},
         "ms": {who: 1e3 * spread(runs)["median"] for who, runs in seconds.items()},
         "FB_multiples": {who: ratio(runs, seconds["FB"]) for who, runs in seconds.items() if who != "FB"},
@@ -142,19 +143,21 @@ def _speed_row(seconds: dict[str, list[float]], name: str, side: int, batch: int
     return row
 
 
-def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """The medians over the cases, against the aims."""
-    medians = {}
+def medians(rows: list[dict]) -> dict[str, dict]:
+    """Over the cases: what a composite costs in FB and how many times faster than zennit it is, against the aims."""
+    found = {}
     for composite, (most, least) in AIMS.items():
         these = [row for row in rows if row["composite"] == composite]
-        cost = statistics.median(row["FB_multiples"]["ours"] for row in these)
-        times = statistics.median(row["times_faster_than"]["zennit"] for row in these)
-        print(f"{composite}: {cost:.2f} FB (asked {most} at most), {times:.2f}x zennit (asked {least}x)", flush=True)
-        medians[composite] = {"FB": cost, "FB_asked": most, "times_zennit": times, "times_zennit_asked": least}
-    return medians
+        times = [row["times_faster_than"]["zennit"] for row in these if "zennit" in row["times_faster_than"]]
+        found[composite] = {
+            "FB": statistics.median(row["FB_multiples"]["ours"] for row in these), "FB_asked": most,
+            "times_zennit": statistics.median(times) if times else None, "times_zennit_asked": least,
+            "times_zennit_range": [min(times), max(times)] if times else None,
+        }  # fmt: skip
+    return found
 
 
-def memory(cases: list[tuple[str, int, int]]) -> list[dict]:
+def memory(setting: Setting, cases: list[tuple[str, int, int]] = MEMORY_CASES) -> list[dict]:
     """MB over the peak of a forward pass without gradients."""
     rows = []
     for name, side, batch in cases:
@@ -226,18 +229,19 @@ def _own_memory(name: str, side: str, batch: str, who: str, composite: str) -> f
     return own_peak_mb() - before
 
 
-def many_targets(quick: bool) -> dict:
+def many_targets(setting: Setting) -> dict:
     """Relevance of 20 outputs of VGG16, by the epsilon rule, which is Captum's default."""
-    model, x = network("VGG16"), torch.randn(1, 3, 224, 224)
-    targets = torch.randperm(1000)[:TARGETS]
-    captum, calls = CaptumPeer(model), 5 if quick else TARGETS
+    device = setting.device
+    model, x = network("VGG16").to(device), torch.randn(1, 3, 224, 224, device=device)
+    targets = torch.randperm(1000)[:TARGETS].to(device)
+    captum, calls = CaptumPeer(model), 5 if setting.quick else TARGETS
 
     def one_by_one():
         for target in targets[:calls]:
             captum(x, target[None])
 
     candidates = {"ours": partial(ours, model, x, composite="epsilon", targets=targets), "captum": one_by_one}
-    seconds = interleaved(candidates, 1 if quick else 2)
+    seconds = interleaved(candidates, 1 if setting.quick else 2, device=device)
     seconds["captum"] = [s * TARGETS / calls for s in seconds["captum"]]
     times = ratio(seconds["captum"], seconds["ours"])
     print(
@@ -251,24 +255,70 @@ def many_targets(quick: bool) -> dict:
     }  # fmt: skip
 
 
+def ratio_kernels(shape: tuple[int, ...], device: torch.device) -> list[Kernel]:
+    x, grad, z = torch.randn(3, *shape, device=device)
+    small = torch.tensor(EPSILON, device=device)
+    size, numbers = "x".join(map(str, shape)), {"numbers": x.numel()}
+
+    def stabilized(z):
+        return torch.where(z < 0, z - EPSILON, z + EPSILON)
+
+    return [
+        Kernel(
+            "stabilized_ratio", size, (grad, z), partial(ops.stabilized_ratio, epsilon=EPSILON),
+            work.of_elementwise(2, grad, z, x),
+            {"where": lambda r, z: r / stabilized(z), "copysign": lambda r, z: r / (z + torch.copysign(small, z))},
+            agrees=close, shape=numbers,
+        ),
+        Kernel(
+            "product_ratio", size, (x, grad, z), partial(ops.product_ratio, epsilon=EPSILON),
+            work.of_elementwise(3, x, grad, z, x),
+            {"where": lambda x, g, z: x * g / stabilized(z),
+             "copysign": lambda x, g, z: x * g / (z + torch.copysign(small, z))},
+            agrees=close, shape=numbers,
+        ),
+        Kernel(
+            "relu_gate", size, (grad, z.relu()), partial(ops.relu_gate, epsilon=EPSILON),
+            work.of_elementwise(4, grad, z, x),
+            {"product and ratio": lambda g, output: g * output / (output + EPSILON)},
+            agrees=close, shape=numbers,
+        ),
+    ]  # fmt: skip
+
+
+def kernels(setting: Setting) -> list[dict]:
+    return [measure(kernel, setting) for shape in KERNEL_SHAPES for kernel in ratio_kernels(shape, setting.device)]
+
+
+def every_speed(setting: Setting) -> list[dict]:
+    cases, batches = (CASES[1:2], (1,)) if setting.quick else (CASES, (1, 8))
+    rows = [row for name, side in cases for batch in batches for row in speed(name, side, batch, setting)]
+    for composite, found in medians(rows).items():
+        cost, times = found["FB"], found["times_zennit"]
+        against = "" if times is None else f", {times:.2f}x zennit (asked {found['times_zennit_asked']}x)"
+        print(f"{composite}: {cost:.2f} FB (asked {found['FB_asked']} at most){against}", flush=True)
+    return rows
+
+
+PARTS = {
+    "agreement": Part(
+        lambda setting: {name: agreement(name) for name in ([CASES[1][0]] if setting.quick else dict(CASES))},
+        needs=("zennit",),
+    ),
+    "kernels": Part(kernels),
+    "speed": Part(every_speed),
+    "memory": Part(memory, in_quick=False, on_cuda=False, needs=("zennit",)),
+    "many_targets": Part(many_targets, in_quick=False, needs=("captum",)),
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benches.relevance", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="single images, fewer repeats, memory of one network")
-    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory:
-        print(_own_memory(*options.memory))
-        return
-    torch.manual_seed(0)
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    load = warn_of_load()
-    agreed = {name: agreement(name) for name in dict(CASES)}
-    batches = (1,) if options.quick else (1, 8)
-    rows = [row for name, side in CASES for batch in batches for row in speed(name, side, batch, options.quick)]
-    figures = {"load_before": load, "agreement": agreed, "speed": rows, "medians": summary(rows)}
-    figures["memory"] = memory(MEMORY_CASES[:1] if options.quick else MEMORY_CASES)
-    figures["many_targets"] = many_targets(options.quick)
-    print(f"written to {save('relevance', figures)}")
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--memory", nargs=5)
+    options, others = parser.parse_known_args()
+    if options.memory is None:
+        return suite.main(["relevance", *others])
+    print(_own_memory(*options.memory))
 
 
 if __name__ == "__main__":

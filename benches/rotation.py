@@ -4,14 +4,13 @@ Bau et al., "Network Dissection", CVPR 2017, section 3.2: a network whose layer 
 with the inverse folded into the layer behind, computes the same; but fewer of its units detect a concept. Here
 SqueezeNet 1.1 (published weights) on the photos of NETINTERP_FAST_TEST_DATA, colours added; all angles are dissected in
 one pass.
-
-Prints a table; writes benches/results/rotation.json and the plot rotation.png.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -20,8 +19,9 @@ from torch import nn
 from netinterp_fast import Rotation, dissect
 from netinterp_fast.data import open_dataset, with_colours
 
+from . import suite
+from .family import DATA, Part, Setting
 from .models import network
-from .timing import RESULTS, environment, save
 
 ANGLES = [i / 10 for i in range(11)]
 SEEDS = (0, 1, 2)
@@ -31,6 +31,7 @@ FOLDED_INTO = {
     "features.12": "classifier.1",
 }
 IOU = (0.04, 0.08)
+FEW = 64  # photos that --quick looks at
 
 
 def rotated(model: nn.Module, layer: str, rotation: Rotation) -> nn.Module:
@@ -52,10 +53,15 @@ def predictions(model: nn.Module, dataset) -> torch.Tensor:
         return torch.cat([model(images) for images, _, _ in torch.utils.data.DataLoader(dataset, batch_size=32)])
 
 
-def same_network(dataset) -> dict:
+def photos(n: int | None = None):
+    dataset = with_colours(open_dataset(Path(os.environ[DATA]) / "msrc_v2"))
+    return dataset if n is None else torch.utils.data.Subset(dataset, range(n))
+
+
+def same_network(setting: Setting) -> dict:
     """How far a network moves by a rotation of 90 % of the way: the largest difference of an output over the largest
     output, and for how many images the class changes."""
-    model, moved = network("SqueezeNet").eval(), {}
+    model, moved, dataset = network("SqueezeNet").eval(), {}, photos(FEW if setting.quick else None)
     expected = predictions(model, dataset)
     for layer in FOLDED_INTO:
         got = predictions(rotated(model, layer, Rotation(0.9)), dataset)
@@ -69,10 +75,10 @@ def same_network(dataset) -> dict:
     return moved
 
 
-def detectors(dataset) -> list[dict]:
+def detectors(setting: Setting) -> list[dict]:
     """By layer, seed and angle: detectors and unique detectors."""
     bases = {(seed, angle): Rotation(angle, seed) for seed in SEEDS for angle in ANGLES if angle}
-    result = dissect(network("SqueezeNet"), dataset, list(FOLDED_INTO), basis=["units", *bases.values()], top_images=0)
+    result = dissect(network("SqueezeNet"), photos(), list(FOLDED_INTO), basis=["units", *bases.values()], top_images=0)
     rows = []
     for layer in FOLDED_INTO:
         for seed, angle in ((seed, angle) for seed in SEEDS for angle in ANGLES):
@@ -80,6 +86,7 @@ def detectors(dataset) -> list[dict]:
             counts = {f"iou_{limit}": [len(of.detectors(limit)), sum(map(len, of.unique_detectors(limit).values()))]
                       for limit in IOU}  # fmt: skip
             rows.append({"layer": layer, "seed": seed, "angle": angle, **counts})
+    table(rows)
     return rows
 
 
@@ -94,32 +101,11 @@ def table(rows: list[dict]) -> None:
                 print(f"{layer}, IoU > {limit}, {what} from 0 to 1: {means}")
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
-    for axes, limit in zip(figure.subplots(1, 2), IOU, strict=True):
-        for i, layer in enumerate(FOLDED_INTO):
-            of_layer = [row for row in rows if row["layer"] == layer]
-            for seed in SEEDS:
-                counts = [row[f"iou_{limit}"][1] for row in of_layer if row["seed"] == seed]
-                axes.plot(ANGLES, counts, color=f"C{i}", marker="o", ms=3, lw=1, label=layer if seed == 0 else None)
-        axes.set_xlabel("rotation (share of the way)")
-        axes.set_ylabel(f"unique detectors (IoU > {limit})")
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
-def main() -> None:
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    dataset = with_colours(open_dataset(Path(os.environ["NETINTERP_FAST_TEST_DATA"]) / "msrc_v2"))
-    figures = {"same_network": same_network(dataset), "detectors": detectors(dataset)}
-    table(figures["detectors"])
-    plot(figures["detectors"], RESULTS / "rotation.png")
-    print(f"written to {save('rotation', figures)} and {RESULTS / 'rotation.png'}")
+PARTS = {
+    "same_network": Part(same_network, on_cuda=False, needs=(DATA,)),
+    "detectors": Part(detectors, in_quick=False, on_cuda=False, needs=(DATA,)),
+}
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(["rotation", *sys.argv[1:]])

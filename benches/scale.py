@@ -5,8 +5,6 @@
    pass, and how much is kept, in memory and with 64 MiB of it, in processes of their own.
 2. The rehearsal: 512 x 14 x 14 activations of 63,305 images, replayed from a small pool with a gain for each image, and
    1,197 concepts in six layers of label maps; a hundredth and a tenth of it first. Rate, peak memory and file sizes.
-
-Prints a table and writes benches/results/scale.json.
 """
 
 from __future__ import annotations
@@ -24,20 +22,11 @@ from torch import nn
 from netinterp_fast import Dissection, dissect
 from netinterp_fast.data import Concept, Sample, open_dataset
 
+from . import suite
 from .dissect import ragged_labels, smooth_activations
+from .family import DATA, Part, Setting
 from .models import FIRES, network
-from .timing import (
-    RESULTS,
-    environment,
-    own_peak_mb,
-    peak_starts_anew,
-    printed_by,
-    ratio,
-    save,
-    seconds_of,
-    spread,
-    warn_of_load,
-)  # fmt: skip
+from .timing import own_peak_mb, peak_starts_anew, printed_by, ratio, seconds_of, spread
 
 AIM = 1.15
 JOBS = {
@@ -56,7 +45,7 @@ PEAK_AIM_MB = 2000
 
 
 def photos():
-    return open_dataset(Path(os.environ["NETINTERP_FAST_TEST_DATA"]) / "msrc_v2")
+    return open_dataset(Path(os.environ[DATA]) / "msrc_v2")
 
 
 def bare_pass(model: nn.Module, dataset) -> None:
@@ -178,9 +167,9 @@ def rehearsal(n_images: int) -> dict:
     }  # fmt: skip
 
 
-def rehearsals(sizes: dict[str, int]) -> list[dict]:
+def rehearsals(setting: Setting) -> list[dict]:
     rows = []
-    for n_images in sizes.values():
+    for n_images in list(SHARES.values())[: 1 if setting.quick else None]:
         rows.append(json.loads(printed_by("benches.scale", "--rehearse", n_images)))
         row = rows[-1]
         print(
@@ -192,28 +181,26 @@ def rehearsals(sizes: dict[str, int]) -> list[dict]:
     return rows
 
 
+PARTS = {
+    "single_pass": Part(
+        lambda setting: {job: against_bare_passes(job, 7) for job in JOBS}, in_quick=False, on_cuda=False, needs=(DATA,)
+    ),
+    "rehearsal": Part(rehearsals, on_cuda=False),
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benches.scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, and a tenth of Broden's size at most")
-    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
-    parser.add_argument("--budget", help=argparse.SUPPRESS)
-    parser.add_argument("--rehearse", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--job", choices=JOBS)
+    parser.add_argument("--budget")
+    parser.add_argument("--rehearse", type=int)
+    options, others = parser.parse_known_args()
     if options.job:
         print(json.dumps(memory_of(options.job, options.budget), separators=(",", ":")))
-        return
-    if options.rehearse:
+    elif options.rehearse:
         print(json.dumps(rehearsal(options.rehearse), separators=(",", ":")))
-        return
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    figures = {"load_before": warn_of_load()}
-    if os.environ.get("NETINTERP_FAST_TEST_DATA"):
-        figures["single_pass"] = {job: against_bare_passes(job, 1 if options.quick else 7) for job in JOBS}
     else:
-        print("the comparison with bare passes is left out: NETINTERP_FAST_TEST_DATA is not set")
-    sizes = dict(list(SHARES.items())[: 2 if options.quick else 3])
-    figures["rehearsal"] = rehearsals(sizes)
-    print(f"written to {save('scale', figures) if not options.quick else RESULTS / 'nothing (--quick)'}")
+        suite.main(["scale", *others])
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def whole_run(setting: Setting) -> dict:
             update += seconds_of(partial(top.update, batch), setting.device)
         shares.append(read / update)
     share = statistics.median(shares)
-    print(f"TopQuantile.update: {share:.2f} of the speed of reading the activations once (asked {READ_AIM})", flush=True)
+    print(f"TopQuantile.update: {share:.2f} of the speed of one read of the activations (asked {READ_AIM})", flush=True)
     return {"share_of_read_speed": share, "asked": READ_AIM, "update_ms": 1e3 * update / RUN_IMAGES}
 
 
