@@ -10,7 +10,7 @@ import torch
 from netinterp_fast import use_backend, why_not
 
 from .family import Setting
-from .timing import Rotating, cache_bytes, interleaved, ratio, spread
+from .timing import Rotating, cache_bytes, interleaved, ratio, seconds_of, spread
 from .work import Work
 
 
@@ -79,12 +79,23 @@ def measure(kernel: Kernel, setting: Setting, repeats: int | None = None, turn: 
     candidates = {"native": rotating.calling(kernel.run)}
     candidates |= {name: rotating.calling(run) for name, run in kernel.also.items()}
     candidates |= {name: rotating.calling(run, kernel.few) for name, run in slow.items()}
+    for run in candidates.values():
+        _settle(run, 2 * len(rotating.copies), setting)
     seconds = interleaved(candidates, repeats or (5 if setting.quick else 15), turn, setting.device)
     for name in slow:
         seconds[name] = [s / kernel.share for s in seconds[name]]
     row = _row(kernel, setting, seconds)
     print(described(row), flush=True)
     return row
+
+
+def _settle(run: Callable[[], object], times: int, setting: Setting, most: float = 0.2) -> None:
+    """So many runs, or as many as take `most` seconds: until the results kept before are the memory of new ones."""
+    elapsed = 0.0
+    for _ in range(times):
+        elapsed += seconds_of(run, setting.device)
+        if elapsed > most:
+            return
 
 
 def _row(kernel: Kernel, setting: Setting, seconds: dict[str, list[float]]) -> dict:

@@ -26,10 +26,10 @@ def draw(families: dict[str, dict], path: Path) -> list[Path]:
 
 def _figure(width: float, height: float, *grid: int):
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = figure.subplots(*grid, squeeze=False).flat
+    axes = list(figure.subplots(*grid, squeeze=False).flat)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    return figure, axes
 
 
 def _look(i: int) -> dict[str, str]:

@@ -54,7 +54,7 @@ def _turn(run: Callable[[], object], least: float, device: torch.device) -> floa
         for _ in range(at_once):
             run()
 
-    while elapsed < least:
+    while not runs or elapsed < least:
         elapsed += seconds_of(several, device)
         runs, at_once = runs + at_once, 2 * at_once
     return elapsed / runs

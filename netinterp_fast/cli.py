@@ -1,9 +1,10 @@
-"""The command line: `netinterp-fast dissect`, `merge`, `explain` and `doctor`."""
+"""The command line: `netinterp-fast dissect`, `merge`, `explain`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_dissect(commands.add_parser("dissect", help="find which concepts the units of a network detect"))
     _add_merge(commands.add_parser("merge", help="join the shards of a dissection that ran apart"))
     _add_explain(commands.add_parser("explain", help="show which pixels of a photo speak for a class"))
+    # No prefix of options: all arguments are the benchmarks' own.
+    bench = commands.add_parser("bench", help="measure the kernels and methods here", add_help=False, prefix_chars="\0")
+    bench.add_argument("arguments", nargs="*")
+    bench.set_defaults(run=_bench)
     doctor = commands.add_parser("doctor", help="say what was built, what is used and why, and how to get the rest")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -363,6 +368,19 @@ def _demo_dataset(options: argparse.Namespace) -> ConceptDataset:
         write_demo_dataset(root, progress=lambda done, total: bar.update(1))
     size, mean, std = _input_of(options)
     return open_dataset(root, size, mean=mean, std=std)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """`python -m benches`, of the checkout that this package was imported from."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / "benches" / "__main__.py").is_file():
+        raise ValueError(
+            f"the benchmarks come with the source checkout, and {checkout} is none: clone the repository and run "
+            "netinterp-fast bench, or python -m benches, from there after pip install -e ."
+        )
+    python_path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "benches", *options.arguments]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": python_path}).returncode
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -305,3 +305,19 @@ def test_the_demo_runs_from_nothing(tmp_path):
     assert "object" in lines["layer6"]
     assert "scene" in lines["layer6"]
     assert "img/s" in run.stderr  # the progress bars
+
+
+def test_bench_is_the_benchmarks_of_the_checkout(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--help"]) == 0
+    assert capfd.readouterr().out.startswith("usage: python -m benches")
+    assert main(["bench", "dissection", "--quick"]) == 2
+    assert "'dissection' is none of the families dissect, " in capfd.readouterr().err
+
+
+def test_bench_without_the_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("netinterp_fast.cli.__file__", str(tmp_path / "netinterp_fast" / "cli.py"))
+    assert main(["bench", "--quick"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "the benchmarks come with the source checkout" in said[0]
