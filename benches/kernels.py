@@ -89,7 +89,7 @@ def measure(kernel: Kernel, setting: Setting, repeats: int | None = None, turn: 
     return row
 
 
-def _settle(run: Callable[[], object], times: int, setting: Setting, most: float = 0.2) -> None:
+def _settle(run: Callable[[], object], times: int, setting: Setting, most: float = 0.5) -> None:
     """So many runs, or as many as take `most` seconds: until the results kept before are the memory of new ones."""
     elapsed = 0.0
     for _ in range(times):

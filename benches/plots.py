@@ -24,9 +24,9 @@ def draw(families: dict[str, dict], path: Path) -> list[Path]:
     return drawn
 
 
-def _figure(width: float, height: float, *grid: int):
+def _figure(width: float, height: float, columns: int = 1, **options):
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = list(figure.subplots(*grid, squeeze=False).flat)
+    axes = list(figure.subplots(1, columns, squeeze=False, **options).flat)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -61,7 +61,7 @@ def roofline(families: dict[str, dict]) -> Figure | None:
     by_op = _kernels(families)
     if not by_op:
         return None
-    figure, (axes,) = _figure(8.5, 5, 1, 1)
+    figure, (axes,) = _figure(8.5, 5)
     for i, (op, rows) in enumerate(by_op.items()):
         points = [(max(row["operations"] / row["bytes"], NO_ARITHMETIC), row["gb_per_second"]) for row, _ in rows]
         sizes = [30 + 25 * j for j in range(len(points))]
@@ -82,8 +82,10 @@ def _ceilings(axes: Axes, bandwidth: float, peak: float) -> None:
     axes.plot(at, [bandwidth, bandwidth, peak / right], color="black", lw=1.2)
     axes.annotate(f"copy {bandwidth:.1f} GB/s", (NO_ARITHMETIC, bandwidth), (2, 4), textcoords="offset points",
                   fontsize=8)  # fmt: skip
-    axes.annotate(f"float32 product\n{peak:.0f} GFLOP/s", (right, peak / right), (0, 8), textcoords="offset points",
-                  fontsize=8, ha="right")  # fmt: skip
+    middle = (peak / bandwidth * right) ** 0.5
+    axes.annotate(f"float32 product\n{peak:.0f} GFLOP/s", (middle, peak / middle), (6, 6), textcoords="offset points",
+                  fontsize=8)  # fmt: skip
+    axes.set_xlim(right=2 * right)
 
 
 def ratios(families: dict[str, dict]) -> Figure | None:
@@ -98,7 +100,8 @@ def ratios(families: dict[str, dict]) -> Figure | None:
         panels.append(("peers", lambda axes, _: _against_peers(axes, methods)))
     if not panels:
         return None
-    figure, all_axes = _figure(1.5 + 4.2 * len(panels), 5, 1, len(panels))
+    height = max(5, 1.5 + 0.15 * sum(len(row["times_faster_than"]) for row in methods))
+    figure, all_axes = _figure(1.5 + 4.2 * len(panels), height, len(panels))
     for (title, panel), axes in zip(panels, all_axes, strict=True):
         panel(axes, by_op)
         axes.set_title(f"times faster than {title}", fontsize=10)
@@ -113,7 +116,8 @@ def _by_size(what: str) -> Callable:
         for i, (op, rows) in enumerate(by_op.items()):
             points = sorted((row["bytes"] / 1e6, row[what]) for row, _ in rows if row[what])
             if points:
-                axes.plot(*zip(*points, strict=True), **_look(i), ms=4, lw=1, label=op)
+                axes.plot(*zip(*points, strict=True), color=f"C{i % 10}", lw=1, alpha=0.25)
+                axes.plot(*zip(*points, strict=True), **_look(i), ms=5, lw=0, label=op)
         axes.axhline(1, color="black", lw=0.8)
         _log(axes, "x", "y")
         axes.set_xlabel("MB of a call")
@@ -122,9 +126,9 @@ def _by_size(what: str) -> Callable:
 
 
 def _against_peers(axes: Axes, methods: list[dict]) -> None:
-    """A bar for each method, network and peer, over batches the median's place in the order measured."""
+    """A bar for each method, network, batch and peer, in the order measured."""
     bars = [
-        (f"{row['method'].split(', 5')[0]}, {row['network']} {row['side']}, {row['batch']}", peer, times)
+        (f"{row['method']}, {row['network']} {row['side']}, batch {row['batch']}", peer, times)
         for row in methods
         for peer, times in row["times_faster_than"].items()
     ]
@@ -133,7 +137,7 @@ def _against_peers(axes: Axes, methods: list[dict]) -> None:
         axes.barh(y, times, color=colours[peer.lower()], height=0.7)
     for peer, colour in colours.items():
         axes.barh(0, 0, color=colour, label=peer.capitalize())
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars], fontsize=max(4, min(8, 200 / len(bars))))
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars], fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color="black", lw=0.8)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -144,7 +148,9 @@ def growth(families: dict[str, dict]) -> Figure | None:
     found = families.get("dissect", {}).get("growth")
     if not found:
         return None
-    figure, all_axes = _figure(11, 3.2, 1, len(found))
+    figure, all_axes = _figure(11, 3.2, len(found), sharey=True)
+    slowest = max(row["ms"] for rows in found.values() for row in rows)
+    fastest = min(row["ms"] for rows in found.values() for row in rows)
     for (what, rows), axes in zip(found.items(), all_axes, strict=True):
         xs, ys = [row[what] for row in rows], [row["ms"] for row in rows]
         axes.plot(xs, ys, marker="o", ms=4)
@@ -152,7 +158,8 @@ def growth(families: dict[str, dict]) -> Figure | None:
         _log(axes, "x", "y")
         axes.set_xticks(xs[:: math.ceil(len(xs) / 4)])
         axes.set_xlabel({"side": "side of the label maps"}.get(what, what))
-        axes.set_ylim(min(min(ys), ys[-1] * xs[0] / xs[-1]) / 1.5, max(ys) * 1.5)
+        axes.minorticks_off()
+    all_axes[0].set_ylim(fastest / 2, slowest * 2)
     all_axes[0].set_ylabel("ms")
     return figure
 
@@ -163,7 +170,7 @@ def rotation(families: dict[str, dict]) -> Figure | None:
     if not rows:
         return None
     limits = [name for name in rows[0] if name.startswith("iou_")]
-    figure, all_axes = _figure(8, 3.4, 1, len(limits))
+    figure, all_axes = _figure(8, 3.4, len(limits))
     for limit, axes in zip(limits, all_axes, strict=True):
         for i, layer in enumerate(dict.fromkeys(row["layer"] for row in rows)):
             for seed in sorted({row["seed"] for row in rows}):

@@ -62,14 +62,14 @@ def _turn(run: Callable[[], object], least: float, device: torch.device) -> floa
 
 class Rotating:
     """Copies of tensors, at least two and of more than `beyond` bytes in all. What `calling` makes of a function gets
-    the next copy with every call, so that the caches have lost it by the time it comes again. Its results are kept for
-    as long, so that new ones go to memory that is as cold.
+    the next copy with every call, so that the caches have lost it by the time it comes again. Results are kept until
+    the later ones are of as many bytes, so that new ones go to memory that is as cold.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], beyond: int):
-        a_copy = max(1, sum(tensor.nbytes for tensor in tensors))
-        n_copies = max(2, beyond // a_copy + 1)
+        n_copies = max(2, beyond // max(1, _bytes_of(tensors)) + 1)
         self.copies = [tuple(tensors), *(tuple(t.clone() for t in tensors) for _ in range(n_copies - 1))]
+        self._beyond = beyond
 
     def calling(self, function: Callable, part: Callable = lambda tensors: tensors) -> Callable[[], object]:
         """Call `function` with what `part` takes of a copy; the next one with every call."""
@@ -80,9 +80,18 @@ class Rotating:
             result = function(*part(self.copies[place]))
             place = (place + 1) % len(self.copies)
             results.append(result)
+            while len(results) > 1 and _bytes_of(list(results)[1:]) > self._beyond:
+                results.popleft()
             return result
 
         return call
+
+
+def _bytes_of(value: object) -> int:
+    """Of a tensor, or of all tensors in a sequence."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes_of, value))
+    return value.nbytes if isinstance(value, torch.Tensor) else 0
 
 
 def cache_bytes(device: torch.device) -> int:
