@@ -122,8 +122,10 @@ def without_repeats(labels: torch.Tensor) -> torch.Tensor:
 
 
 def overlap_kernel(images: int, units: int, coarse: int, side: int, concepts: int, device: torch.device) -> Kernel:
-    acts = smooth_activations(images, units, coarse).to(device)
-    labels = without_repeats(ragged_labels(images, side, concepts)).to(device)
+    distinct = min(images, IMAGES)
+    which = torch.arange(images, device=device) % distinct
+    acts = smooth_activations(distinct, units, coarse).to(device)[which]
+    labels = without_repeats(ragged_labels(distinct, side, concepts)).to(device)[which]
     thresholds, out = exact_thresholds(acts), torch.zeros(units, concepts, dtype=torch.int64, device=device)
 
     def run(acts, thresholds, labels, out, check_finite=False):
@@ -190,9 +192,9 @@ def area_kernel(images: int, side: int, device: torch.device) -> Kernel:
 def kernels(setting: Setting) -> list[dict]:
     rows = []
     for (units, coarse, side), asked in SIZES.items():
-        kernel = overlap_kernel(IMAGES, units, coarse, side, CONCEPTS, setting.device)
+        kernel = overlap_kernel(IMAGES * setting.larger, units, coarse, side, CONCEPTS, setting.device)
         rows.append(measure(kernel, setting, 3 if setting.quick else 9) | {"asked": asked})
-    return rows + [measure(area_kernel(IMAGES, side, setting.device), setting) for side in (112, 224)]
+    return rows + [measure(area_kernel(IMAGES * setting.larger, side, setting.device), setting) for side in (112, 224)]
 
 
 def growth(setting: Setting, sizes: dict[str, tuple[int, ...]] = GROWTH) -> dict[str, list[dict]]:

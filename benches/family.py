@@ -30,6 +30,12 @@ class Setting(NamedTuple):
     quick: bool
     ceilings: Ceilings
 
+    @property
+    def larger(self) -> int:
+        """How many times larger the kernels' calls are than on a CPU: on a GPU a small one takes as long as to ask for
+        it."""
+        return 8 if self.device.type == "cuda" else 1
+
 
 class Part(NamedTuple):
     """A part of a family: its figures, for JSON, and when it is left out."""

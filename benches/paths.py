@@ -59,13 +59,13 @@ def theirs(model: torch.nn.Module, x: torch.Tensor, target: int, size: int | Non
     return method.attribute(x, target=target, n_steps=STEPS, internal_batch_size=batch, **options)
 
 
-def agreement(name: str) -> dict[str, float]:
+def agreement(name: str, device: torch.device) -> dict[str, float]:
     """The largest difference from Captum in float64, of the largest attribution; AssertionError if it is too large."""
     from captum import attr
 
-    model = network(name).double()
+    model = network(name).double().to(device)
     # Not a flat baseline: where all pixels are alike, max pools choose by rounding.
-    x, baseline = torch.randn(2, 2, 3, 224, 224, dtype=torch.float64)
+    x, baseline = torch.randn(2, 2, 3, 224, 224, dtype=torch.float64, device=device)
     differences = {}
     for rule in RULES:
         mine = integrated_gradients(model, x, 7, baseline=baseline, steps=4, method=rule)
@@ -265,8 +265,11 @@ def noise_kernel(inputs: torch.Tensor, samples: int) -> Kernel:
 
 
 def kernels(setting: Setting) -> list[dict]:
-    cases = [kernel for shape, steps in KERNEL_SHAPES for kernel in path_kernels(shape, steps, setting.device)]
-    return [measure(kernel, setting) for kernel in cases]
+    return [
+        measure(kernel, setting)
+        for (batch, *rest), steps in KERNEL_SHAPES
+        for kernel in path_kernels((batch * setting.larger, *rest), steps, setting.device)
+    ]
 
 
 def against_copies(setting: Setting) -> list[dict]:
@@ -306,7 +309,7 @@ def every_speed(setting: Setting) -> list[dict]:
 
 PARTS = {
     "agreement": Part(
-        lambda setting: {name: agreement(name) for name in (["SqueezeNet"] if setting.quick else AIMS)},
+        lambda setting: {name: agreement(name, setting.device) for name in (["SqueezeNet"] if setting.quick else AIMS)},
         needs=("captum",),
     ),
     "kernels": Part(kernels),

@@ -67,8 +67,8 @@ def roofline(families: dict[str, dict]) -> Figure | None:
         sizes = [30 + 25 * j for j in range(len(points))]
         axes.scatter(*zip(*points, strict=True), s=sizes, **_look(i), alpha=0.75, label=op, linewidths=0)
     ceilings = next(iter(by_op.values()))[0][1]
-    _ceilings(axes, ceilings["bytes_per_second"] / 1e9, ceilings["operations_per_second"] / 1e9)
     _log(axes, "x", "y")
+    _ceilings(axes, ceilings["bytes_per_second"] / 1e9, ceilings["operations_per_second"] / 1e9)
     axes.set_xlabel("operations a byte (at the left edge: none)")
     axes.set_ylabel("GB/s of the least that must move")
     figure.legend(loc="outside right center", frameon=False, fontsize=8, title="larger marks: larger sizes",
@@ -85,7 +85,7 @@ def _ceilings(axes: Axes, bandwidth: float, peak: float) -> None:
     middle = (peak / bandwidth * right) ** 0.5
     axes.annotate(f"float32 product\n{peak:.0f} GFLOP/s", (middle, peak / middle), (6, 6), textcoords="offset points",
                   fontsize=8)  # fmt: skip
-    axes.set_xlim(right=2 * right)
+    axes.set_xlim(NO_ARITHMETIC / 1.5, 2 * right)
 
 
 def ratios(families: dict[str, dict]) -> Figure | None:

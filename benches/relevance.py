@@ -71,15 +71,16 @@ def seeds(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(output).scatter_(1, target[:, None], output.gather(1, target[:, None]))
 
 
-def agreement(name: str) -> dict[str, float]:
+def agreement(name: str, device: torch.device) -> dict[str, float]:
     """The largest difference from zennit in float64, relative to the largest relevance; AssertionError if too large."""
-    model, x = network(name).double(), torch.randn(2, 3, SMALL, SMALL, dtype=torch.float64)
+    model = network(name).double().to(device)
+    x = torch.randn(2, 3, SMALL, SMALL, dtype=torch.float64, device=device)
     _, seed = chosen(model, x)
     differences = {}
     for composite in AIMS:
         theirs = ZennitPeer(model, composite)(x, seed)
         differences[composite] = _difference(ours(model, x, seed, composite=composite), theirs)
-    several = torch.tensor([7, 0, 7])
+    several = torch.tensor([7, 0, 7], device=device)
     with torch.no_grad():
         output = model(x[:1])
     theirs = ZennitPeer(model, "epsilon")(x[:1].repeat(3, 1, 1, 1), seeds(output.repeat(3, 1), several))
@@ -287,7 +288,8 @@ def ratio_kernels(shape: tuple[int, ...], device: torch.device) -> list[Kernel]:
 
 
 def kernels(setting: Setting) -> list[dict]:
-    return [measure(kernel, setting) for shape in KERNEL_SHAPES for kernel in ratio_kernels(shape, setting.device)]
+    shapes = [(batch * setting.larger, *rest) for batch, *rest in KERNEL_SHAPES]
+    return [measure(kernel, setting) for shape in shapes for kernel in ratio_kernels(shape, setting.device)]
 
 
 def every_speed(setting: Setting) -> list[dict]:
@@ -302,7 +304,9 @@ def every_speed(setting: Setting) -> list[dict]:
 
 PARTS = {
     "agreement": Part(
-        lambda setting: {name: agreement(name) for name in ([CASES[1][0]] if setting.quick else dict(CASES))},
+        lambda setting: {
+            name: agreement(name, setting.device) for name in ([CASES[1][0]] if setting.quick else dict(CASES))
+        },
         needs=("zennit",),
     ),
     "kernels": Part(kernels),

@@ -185,8 +185,8 @@ KERNELS = (quantile_kernel, mark_kernel, take_kernel, put_kernel, pack_kernel, u
 
 def kernels(setting: Setting) -> list[dict]:
     rows = []
-    for size in SIZES:
-        acts = smooth_activations(*size).to(setting.device)
+    for n_images, n_units, side in SIZES:
+        acts = smooth_activations(n_images * setting.larger, n_units, side).to(setting.device)
         rows += [measure(kernel(acts), setting) for kernel in KERNELS]
     return rows
 
