@@ -229,7 +229,7 @@ def _bare_passes(model, dataset) -> None:
 def _dissection(model, dataset):
     from .models import FIRES
 
-    return dissect(model, dataset, FIRES, progress=False)
+    return dissect(model, dataset, FIRES, progress=False, passes=2)
 
 
 def _seconds(run) -> float:

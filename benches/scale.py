@@ -27,7 +27,6 @@ from netinterp_fast.data import Concept, Sample, open_dataset
 from .dissect import ragged_labels, smooth_activations
 from .models import FIRES, network
 from .timing import (
-    RESULTS,
     environment,
     own_peak_mb,
     peak_starts_anew,
@@ -181,7 +180,7 @@ def rehearsal(n_images: int) -> dict:
 def rehearsals(sizes: dict[str, int]) -> list[dict]:
     rows = []
     for n_images in sizes.values():
-        rows.append(json.loads(printed_by("benches.scale", "--rehearse", n_images)))
+        rows.append(json.loads(printed_by("benches.scale", "--rehearse", n_images, returning_memory=False)))
         row = rows[-1]
         print(
             f"{row['images']} images: {row['images_per_second']:.0f} images/s ({row['seconds']:.0f} s), peak "
@@ -213,7 +212,7 @@ def main() -> None:
         print("the comparison with bare passes is left out: NETINTERP_FAST_TEST_DATA is not set")
     sizes = dict(list(SHARES.items())[: 2 if options.quick else 3])
     figures["rehearsal"] = rehearsals(sizes)
-    print(f"written to {save('scale', figures) if not options.quick else RESULTS / 'nothing (--quick)'}")
+    print(f"written to {save('scale', figures)}")
 
 
 if __name__ == "__main__":
