@@ -13,6 +13,7 @@ from .paths import AIMS as PATH_AIMS
 from .paths import BATCHES
 from .relevance import medians
 from .results import RESULTS, load
+from .scale import BUDGETS
 
 README = Path(__file__).parents[1] / "README.md"
 SOURCE = RESULTS / "cpu-amd-epyc-avx512.json"
@@ -21,6 +22,11 @@ NETWORKS = {
     "SqueezeNet": "SqueezeNet 1.1",
     "SmallViT": "a small vision transformer",
     "VGG16": "VGG-16",
+}
+SCALE_JOBS = {
+    "SqueezeNet, features.12": "SqueezeNet 1.1, features.12",
+    "ResNet-18, layer1 to layer4": "ResNet-18 (random weights), layer1 to layer4",
+    "SqueezeNet, all 8 Fires": "SqueezeNet 1.1, all eight Fire outputs",
 }
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end of figures -->)", re.DOTALL)
 
@@ -59,7 +65,21 @@ def paths(figures: dict) -> str:
     return table(["network", *(f"batch {size}" for size in sizes), "aim"], lines)
 
 
-TABLES = {"dissect": dissect, "relevance": relevance, "paths": paths}
+def scale(figures: dict) -> str:
+    lines = []
+    for job in SCALE_JOBS:
+        found = figures["single_pass"][job]
+        roomy, tight = (found["memory"][budget] for budget in BUDGETS)
+        more, less = (of["peak_mb"] - found["bare_peak_mb"] for of in (roomy, tight))
+        memory = f"{more:.0f} MB"
+        if tight["bytes_in_file"]:
+            in_file = tight["bytes_in_file"] / 1e6
+            memory += f'; {less:.0f} MB with `memory_budget="{BUDGETS[1]}"`, {in_file:.0f} MB in a file'
+        lines.append([SCALE_JOBS[job], f"{found['times_bare_pass']:.2f}x", f"{found['aim']:g}x", memory])
+    return table(["single pass over 591 photos", "against one bare forward pass", "aim", "more memory"], lines)
+
+
+TABLES = {"dissect": dissect, "scale": scale, "relevance": relevance, "paths": paths}
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:

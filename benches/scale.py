@@ -170,7 +170,7 @@ def rehearsal(n_images: int) -> dict:
 def rehearsals(setting: Setting) -> list[dict]:
     rows = []
     for n_images in list(SHARES.values())[: 1 if setting.quick else None]:
-        rows.append(json.loads(printed_by("benches.scale", "--rehearse", n_images)))
+        rows.append(json.loads(printed_by("benches.scale", "--rehearse", n_images, returning_memory=False)))
         row = rows[-1]
         print(
             f"{row['images']} images: {row['images_per_second']:.0f} images/s ({row['seconds']:.0f} s), peak "

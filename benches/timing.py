@@ -132,9 +132,9 @@ def peak_starts_anew() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def printed_by(module: str, *arguments: object) -> str:
-    """The last word that a module prints, run in a process of its own in which freed memory goes back to the system at
-    once: what is kept for later would count by chance."""
+def printed_by(module: str, *arguments: object, returning_memory: bool = True) -> str:
+    """The last word that a module prints, run in a process of its own; with `returning_memory` freed memory goes back
+    to the system at once (which takes time): what is kept for later would count by chance."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "65536"} if returning_memory else {})
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()[-1]

@@ -173,16 +173,18 @@ class LayerDissection:
         the score's interval (score-low, score-high) and p-value (p) too."""
         best = {category: self.labels(category) for category in self.categories}
         found = sorted(self.labels(), key=lambda u: (-u.iou, u.unit))
-        return [self._row(u, {category: labels[u.unit] for category, labels in best.items()}) for u in found]
+        chance = {}
+        if self.iou_interval is not None:
+            chance |= dict(zip(("score-low", "score-high"), self.iou_interval.T, strict=True))
+        if self.null_iou is not None:
+            chance["p"] = self.p_values
+        return [self._row(u, {category: labels[u.unit] for category, labels in best.items()}, chance) for u in found]
 
-    def _row(self, found: UnitLabel, best: dict[str, UnitLabel]) -> dict:
+    def _row(self, found: UnitLabel, best: dict[str, UnitLabel], chance: dict[str, torch.Tensor]) -> dict:
         row = {"unit": found.unit + 1}
         row |= {"category": found.concept.category, "label": found.concept.name} if found.concept else _NO_LABEL
         row["score"] = found.iou
-        if self.iou_interval is not None:
-            row |= dict(zip(("score-low", "score-high"), self.iou_interval[found.unit].tolist(), strict=True))
-        if self.null_iou is not None:
-            row["p"] = float(self.p_values[found.unit])
+        row |= {name: float(values[found.unit]) for name, values in chance.items()}
         for category, label in best.items():
             c = label.concept.id if label.concept else None
             row[f"{category}-label"] = label.concept.name if label.concept else ""
@@ -442,7 +444,7 @@ def _summary_lines(layer: LayerDissection, best: int) -> Iterator[str]:
         + (f" ({counts})" if counts else "")
     )
     if layer.null_iou is not None and detectors:
-        chosen = sum(bool(layer.p_values[unit.unit] <= _SIGNIFICANT) for unit in detectors)
+        chosen = int((layer.p_values[[unit.unit for unit in detectors]] <= _SIGNIFICANT).sum())
         yield f"    {chosen} of the {len(detectors)} detectors have p <= {_SIGNIFICANT} under shuffled labels"
     best_of_each: dict[Concept, UnitLabel] = {}
     for unit in detectors:

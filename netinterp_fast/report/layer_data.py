@@ -42,7 +42,7 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
         "label": [places.get(unit.concept, -1) for unit in labels],
         "iou": [unit.iou for unit in labels],
         "detector": [int(unit.detector) for unit in labels],
-        "chance": [_chance(layer, unit) for unit in range(layer.n_units)],
+        "chance": _chance(layer),
         "best": [[[places[found.concept], round(found.iou, 4)] for found in unit] for unit in best],
         "threshold": [f"{value:.4g}" for value in layer.thresholds.tolist()],
         "images": shown,
@@ -55,14 +55,16 @@ def layer_data(layer: LayerDissection, image_names: Mapping[int, str]) -> dict:
     }
 
 
-def _chance(layer: LayerDissection, unit: int) -> str:
-    """The interval of a unit's IoU and its p-value, in words."""
-    parts = []
+def _chance(layer: LayerDissection) -> list[str]:
+    """The interval of each unit's IoU and its p-value, in words."""
+    words: list[list[str]] = [[] for _ in range(layer.n_units)]
     if layer.iou_interval is not None:
-        parts.append("{:.3f} to {:.3f}".format(*layer.iou_interval[unit].tolist()))
+        for of_unit, (low, high) in zip(words, layer.iou_interval.tolist(), strict=True):
+            of_unit.append(f"{low:.3f} to {high:.3f}")
     if layer.null_iou is not None:
-        parts.append(f"p = {float(layer.p_values[unit]):.2g}")
-    return ", ".join(parts)
+        for of_unit, p in zip(words, layer.p_values.tolist(), strict=True):
+            of_unit.append(f"p = {p:.2g}")
+    return [", ".join(of_unit) for of_unit in words]
 
 
 def script_json(value: object) -> str:

@@ -30,7 +30,9 @@ from tiny import TinyDataset, tiny_model
 from torch import nn
 
 from netinterp_fast import dissect
+from netinterp_fast.data import open_dataset
 from netinterp_fast.data.protocol import Concept, Sample
+from netinterp_fast.demo import DEMO_LAYERS, DEMO_MEAN, DEMO_SIZE, DEMO_STD, load_demo_model, write_demo_dataset
 from netinterp_fast.dissection import run as run_module
 from netinterp_fast.dissection.kept import KeptCells
 from netinterp_fast.dissection.run_folder import UNFINISHED
@@ -371,3 +373,14 @@ def test_images_without_labels(tmp_path):
     assert back.labels.shape == (2, 0, 3, 3)
     assert back.first == 7
     kept.close()
+
+
+@pytest.mark.extended
+def test_the_demo(tmp_path):
+    """Six layers of a trained network, 504 pictures with exact labels."""
+    write_demo_dataset(tmp_path / "demo")
+    data = open_dataset(tmp_path / "demo", DEMO_SIZE, mean=DEMO_MEAN, std=DEMO_STD)
+    one, two = (dissect(load_demo_model(), data, list(DEMO_LAYERS), passes=n, progress=False) for n in (1, 2))
+    for layer, name in product(DEMO_LAYERS, TENSORS):
+        assert torch.equal(getattr(one[layer], name), getattr(two[layer], name)), (layer, name)
+    assert one.thumbnails == two.thumbnails
