@@ -214,7 +214,7 @@ def _tally_of(size: dict[str, int], setting: Setting):
 
 
 def whole_job(setting: Setting, rounds: int = 5) -> dict:
-    """All eight Fire outputs of SqueezeNet 1.1 on the labelled photos, in two passes, against two without dissection."""
+    """All eight Fire outputs of SqueezeNet 1.1 on the labelled photos in two passes, against two without dissection."""
     dataset, model = _squeezenet()
     plain_seconds, full_seconds = [], []
     for _ in range(rounds):
