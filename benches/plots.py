@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 NO_ARITHMETIC = 2**-5  # operations a byte at which kernels are drawn that only move
 
@@ -69,6 +69,7 @@ def roofline(families: dict[str, dict]) -> Figure | None:
     ceilings = next(iter(by_op.values()))[0][1]
     _log(axes, "x", "y")
     _ceilings(axes, ceilings["bytes_per_second"] / 1e9, ceilings["operations_per_second"] / 1e9)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.set_xlabel("operations a byte (at the left edge: none)")
     axes.set_ylabel("GB/s of the least that must move")
     figure.legend(loc="outside right center", frameon=False, fontsize=8, title="larger marks: larger sizes",

@@ -72,7 +72,7 @@ def scale(figures: dict) -> str:
         roomy, tight = (found["memory"][budget] for budget in BUDGETS)
         more, less = (of["peak_mb"] - found["bare_peak_mb"] for of in (roomy, tight))
         memory = f"{more:.0f} MB"
-        if tight["bytes_in_file"] > tight["bytes_in_memory"]:
+        if less < more / 2:  # worth a mention
             in_file = tight["bytes_in_file"] / 1e6
             memory += f'; {less:.0f} MB with `memory_budget="{BUDGETS[1]}"`, {in_file:.0f} MB in a file'
         lines.append([SCALE_JOBS[job], f"{found['times_bare_pass']:.2f}x", f"{found['aim']:g}x", memory])
