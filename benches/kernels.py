@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -72,11 +73,11 @@ def check(kernel: Kernel) -> None:
 
 
 def measure(kernel: Kernel, setting: Setting, repeats: int | None = None, turn: float = 0.02) -> dict:
-    """A row of the table."""
+    """A row of the table. All are timed with cold caches; `warm` is the kernel on the same tensors every time."""
     check(kernel)
     rotating = Rotating(kernel.tensors, 2 * cache_bytes(setting.device))
     slow = {"reference": on_reference(kernel.run)} | kernel.plain
-    candidates = {"native": rotating.calling(kernel.run)}
+    candidates = {"native": rotating.calling(kernel.run), "warm": partial(kernel.run, *kernel.tensors)}
     candidates |= {name: rotating.calling(run) for name, run in kernel.also.items()}
     candidates |= {name: rotating.calling(run, kernel.few) for name, run in slow.items()}
     for run in candidates.values():
@@ -107,6 +108,7 @@ def _row(kernel: Kernel, setting: Setting, seconds: dict[str, list[float]]) -> d
         "op": kernel.op, "size": kernel.size, **kernel.shape,
         "native": not any(whys.values()),
         "ms": 1e3 * of_native["median"], "ms_spread": [1e3 * of_native["min"], 1e3 * of_native["max"]],
+        "warm_ms": 1e3 * spread(seconds["warm"])["median"],
         "bytes": kernel.work.bytes, "operations": kernel.work.operations,
         "gb_per_second": rate / 1e9, "of_copy": rate / setting.ceilings.bytes_per_second,
         "gflop_per_second": operations / 1e9, "of_peak": operations / setting.ceilings.operations_per_second,

@@ -42,6 +42,14 @@ def test_kernels_reference_and_plain_torch_agree(cases):
         check(kernel)
 
 
+def test_nothing_lies_on_another_device():
+    """What can be told without a GPU: a tensor left on the CPU would not go with these."""
+    meta = torch.device("meta")
+    for kernel in relevance.ratio_kernels((2, 3, 5, 5), meta) + paths.path_kernels((2, 3, 8, 8), 4, meta):
+        for run in (kernel.run, *kernel.plain.values()):
+            assert run(*kernel.tensors).device == meta
+
+
 def test_a_kernel_that_differs_is_not_timed():
     def kernel(**plain):
         calls = iter((torch.ones(1), torch.zeros(1)))
