@@ -220,7 +220,7 @@ def whole_job(setting: Setting, rounds: int = 5) -> dict:
     for _ in range(rounds):
         plain_seconds.append(seconds_of(lambda: _bare_passes(model, dataset)))
         full_seconds.append(seconds_of(lambda: _dissection(model, dataset)))
-    memory = {mode: float(printed_by("benches.dissect", "--memory", mode)) for mode in ("bare", "dissect")}
+    memory = {mode: _peak_of(mode) for mode in ("bare", "dissect")}
     times = ratio(full_seconds, plain_seconds)
     print(
         f"SqueezeNet 1.1, 8 layers, {len(dataset)} photos: {times:.2f}x two bare passes "
@@ -232,6 +232,10 @@ def whole_job(setting: Setting, rounds: int = 5) -> dict:
         "times_bare_passes": times, "bare_seconds": spread(plain_seconds), "seconds": spread(full_seconds),
         "peak_mb": memory, "summary": _dissection(model, dataset).summary(),
     }  # fmt: skip
+
+
+def _peak_of(mode: str) -> float:
+    return float(printed_by("benches.dissect", "--memory", mode, returning_memory=False))
 
 
 def _squeezenet():

@@ -53,11 +53,12 @@ class Part(NamedTuple):
             return "is measured on the CPU only"
         missing = [what for what in self.needs if not (os.environ.get(DATA) if what == DATA else peer_version(what))]
         if missing:
-            return f"needs {' and '.join(missing)}: {_HOW[missing[0] == DATA]}"
+            return f"needs {' and '.join(missing)}, {_WHAT.get(missing[0], _PEERS_FROM)}"
         return None
 
 
-_HOW = ('pip install "netinterp_fast[bench]"', "a folder of photos and weights")
+_WHAT = {DATA: "a folder of photos and weights"}
+_PEERS_FROM = 'of pip install "netinterp_fast[bench]"'
 
 
 def peer_version(name: str) -> str | None:

@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
+    families = {name: importlib.import_module(f"benches.{name}").PARTS for name in options.families or FAMILIES}
+    known = sorted({part for parts in families.values() for part in parts})
+    for part in options.only or known:
+        if part not in known:
+            parser.error(f"--only {part}: the parts are {', '.join(known)}")
     start = time.perf_counter()
     setting = _begun(device, options.quick)
     path = options.json or results.RESULTS / ("quick" if options.quick else "") / f"{results.slug(device)}.json"
@@ -38,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ceilings": setting.ceilings._asdict(),
     }
     measured, left_out = {}, []
-    for family in options.families or FAMILIES:
-        parts = importlib.import_module(f"benches.{family}").PARTS
+    for family, parts in families.items():
         figures = measure(family, _chosen(parts, options.only), setting, left_out)
         if figures:
             measured[family] = about | figures
             results.replace_family(path, device, family, measured[family], keep=bool(options.only))
     _tell(measured, left_out)
-    _draw(path)
-    print(f"written to {path}; {time.perf_counter() - start:.0f} s in all")
+    if measured:
+        _draw(path)
+        print(f"written to {path}; {time.perf_counter() - start:.0f} s in all")
 
 
 def _parser() -> argparse.ArgumentParser:

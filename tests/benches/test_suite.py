@@ -86,7 +86,7 @@ def test_why_a_part_is_left_out(monkeypatch):
     assert Part(print, on_cuda=False).why_not(on_gpu) == "is measured on the CPU only"
     assert "needs NETINTERP_FAST_TEST_DATA" in Part(print, needs=("NETINTERP_FAST_TEST_DATA",)).why_not(SETTING)
     monkeypatch.setattr("benches.family.peer_version", lambda name: None)
-    assert "needs zennit: pip install" in Part(print, needs=("zennit",)).why_not(SETTING)
+    assert "needs zennit, of pip install" in Part(print, needs=("zennit",)).why_not(SETTING)
 
 
 def test_methods_without_peers_and_with():
@@ -129,6 +129,12 @@ def test_unknown_families_are_refused(capsys):
     with pytest.raises(SystemExit):
         suite.main(["dissection"])
     assert "'dissection' is none of the families dissect, thresholds" in capsys.readouterr().err
+
+
+def test_unknown_parts_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        suite.main(["dissect", "thresholds", "--only", "kernels", "kernel"])
+    assert "--only kernel: the parts are growth, kernels, top_quantile, whole_job" in capsys.readouterr().err
 
 
 def test_end_to_end_on_the_cpu():
