@@ -31,6 +31,7 @@ FEW = 2  # images that the slow ones see
 # (units, coarse side, label side) and the factor over plain torch that the design asks for
 SIZES = {(512, 14, 112): 100, (512, 14, 224): 300, (512, 7, 224): 600, (256, 28, 224): 100}
 IMAGES = 32  # a batch
+AREA_SIDES = (112, 224)
 # One at a time is varied, the others are as here: (images, units, concepts, side)
 GROWTH_FROM = {"images": 8, "units": 256, "concepts": CONCEPTS, "side": 112}
 GROWTH = {"images": (1, 2, 4, 8, 16, 32, 64), "units": (32, 64, 128, 256, 512, 1024, 2048),
@@ -194,7 +195,7 @@ def kernels(setting: Setting) -> list[dict]:
     for (units, coarse, side), asked in SIZES.items():
         kernel = overlap_kernel(IMAGES * setting.larger, units, coarse, side, CONCEPTS, setting.device)
         rows.append(measure(kernel, setting, 3 if setting.quick else 9) | {"asked": asked})
-    return rows + [measure(area_kernel(IMAGES * setting.larger, side, setting.device), setting) for side in (112, 224)]
+    return rows + [measure(area_kernel(IMAGES * setting.larger, side, setting.device), setting) for side in AREA_SIDES]
 
 
 def growth(setting: Setting, sizes: dict[str, tuple[int, ...]] = GROWTH) -> dict[str, list[dict]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -69,11 +70,29 @@ def peer_version(name: str) -> str | None:
         return None
 
 
-def measured_ceilings(device: torch.device, side: int, repeats: int = 7) -> Ceilings:
-    """By copies of eight times the last cache, 256 MiB at least, and products of matrices [side, side]."""
+class Copy(NamedTuple):
+    """Copies a tensor of eight times the last cache, 256 MiB at least, into memory that is there."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.source.nbytes + self.target.nbytes
+
+    def __call__(self) -> None:
+        self.target.copy_(self.source)
+
+
+@lru_cache(maxsize=1)
+def large_copy(device: torch.device) -> Copy:
     source = torch.rand(max(2**28, 8 * cache_bytes(device)) // 4, device=device)
-    target = torch.empty_like(source)
-    a, b = torch.rand(2, side, side, device=device)
-    seconds = interleaved({"copy": lambda: target.copy_(source), "product": lambda: a @ b}, repeats, device=device)
-    copy, product = (spread(seconds[what])["median"] for what in ("copy", "product"))
-    return Ceilings(2 * source.nbytes / copy, 2 * side**3 / product)
+    return Copy(source, source.clone())
+
+
+def measured_ceilings(device: torch.device, side: int, repeats: int = 7) -> Ceilings:
+    """By copies, and products of matrices [side, side]."""
+    copy, (a, b) = large_copy(device), torch.rand(2, side, side, device=device)
+    seconds = interleaved({"copy": copy, "product": lambda: a @ b}, repeats, device=device)
+    of_copy, of_product = (spread(seconds[what])["median"] for what in ("copy", "product"))
+    return Ceilings(copy.bytes / of_copy, 2 * side**3 / of_product)

@@ -10,7 +10,7 @@ import torch
 
 from netinterp_fast import use_backend, why_not
 
-from .family import Setting
+from .family import Setting, large_copy
 from .timing import Rotating, cache_bytes, interleaved, ratio, seconds_of, spread
 from .work import Work
 
@@ -73,11 +73,16 @@ def check(kernel: Kernel) -> None:
 
 
 def measure(kernel: Kernel, setting: Setting, repeats: int | None = None, turn: float = 0.02) -> dict:
-    """A row of the table. All are timed with cold caches; `warm` is the kernel on the same tensors every time."""
+    """A row of the table. All are timed with cold caches; `warm` is the kernel on the same tensors every time. Copies
+    take turns with the rest, as what memory gives changes with what else the machine does."""
     check(kernel)
     rotating = Rotating(kernel.tensors, 2 * cache_bytes(setting.device))
     slow = {"reference": on_reference(kernel.run)} | kernel.plain
-    candidates = {"native": rotating.calling(kernel.run), "warm": partial(kernel.run, *kernel.tensors)}
+    candidates = {
+        "copy": large_copy(setting.device),
+        "native": rotating.calling(kernel.run),
+        "warm": partial(kernel.run, *kernel.tensors),
+    }
     candidates |= {name: rotating.calling(run) for name, run in kernel.also.items()}
     candidates |= {name: rotating.calling(run, kernel.few) for name, run in slow.items()}
     for run in candidates.values():
@@ -102,6 +107,8 @@ def _settle(run: Callable[[], object], times: int, setting: Setting, most: float
 def _row(kernel: Kernel, setting: Setting, seconds: dict[str, list[float]]) -> dict:
     of_native = spread(seconds["native"])
     rate, operations = (amount / of_native["median"] for amount in kernel.work)
+    as_many_bytes = kernel.work.bytes / large_copy(setting.device).bytes
+    of_copy = ratio([as_many_bytes * s for s in seconds["copy"]], seconds["native"])
     best = min(kernel.plain, key=lambda name: spread(seconds[name])["median"], default=None)
     whys = {op: why_not(op, setting.device) for op in kernel.raw_ops or (kernel.op,)}
     return {
@@ -110,7 +117,7 @@ def _row(kernel: Kernel, setting: Setting, seconds: dict[str, list[float]]) -> d
         "ms": 1e3 * of_native["median"], "ms_spread": [1e3 * of_native["min"], 1e3 * of_native["max"]],
         "warm_ms": 1e3 * spread(seconds["warm"])["median"],
         "bytes": kernel.work.bytes, "operations": kernel.work.operations,
-        "gb_per_second": rate / 1e9, "of_copy": rate / setting.ceilings.bytes_per_second,
+        "gb_per_second": rate / 1e9, "of_copy": of_copy,
         "gflop_per_second": operations / 1e9, "of_peak": operations / setting.ceilings.operations_per_second,
         "times_reference": ratio(seconds["reference"], seconds["native"]),
         "times_best_plain": ratio(seconds[best], seconds["native"]) if best else None, "best_plain": best,
