@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,9 +67,10 @@ def roofline(families: dict[str, dict]) -> Figure | None:
         points = [(max(row["operations"] / row["bytes"], NO_ARITHMETIC), row["gb_per_second"]) for row, _ in rows]
         sizes = [30 + 25 * j for j in range(len(points))]
         axes.scatter(*zip(*points, strict=True), s=sizes, **_look(i), alpha=0.75, label=op, linewidths=0)
-    ceilings = next(iter(by_op.values()))[0][1]
     _log(axes, "x", "y")
-    _ceilings(axes, ceilings["bytes_per_second"] / 1e9, ceilings["operations_per_second"] / 1e9)
+    measured = [row for rows in by_op.values() for row in rows]
+    copies = [row["gb_per_second"] / row["of_copy"] for row, _ in measured]
+    _ceilings(axes, copies, statistics.median(each["operations_per_second"] / 1e9 for _, each in measured))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.set_xlabel("operations a byte (at the left edge: none)")
     axes.set_ylabel("GB/s of the least that must move")
@@ -77,12 +79,15 @@ def roofline(families: dict[str, dict]) -> Figure | None:
     return figure
 
 
-def _ceilings(axes: Axes, bandwidth: float, peak: float) -> None:
+def _ceilings(axes: Axes, copies: list[float], peak: float) -> None:
+    """Those of the bandwidth, GB/s of the copies beside each kernel: their median in black, all of them in grey."""
+    bandwidth = statistics.median(copies)
     right = max(4 * peak / bandwidth, 2 * axes.get_xlim()[1])
-    at = [NO_ARITHMETIC, peak / bandwidth, right]
-    axes.plot(at, [bandwidth, bandwidth, peak / right], color="black", lw=1.2)
-    axes.annotate(f"copy {bandwidth:.1f} GB/s", (NO_ARITHMETIC, bandwidth), (2, 4), textcoords="offset points",
-                  fontsize=8)  # fmt: skip
+    axes.plot([NO_ARITHMETIC, peak / bandwidth, right], [bandwidth, bandwidth, peak / right], color="black", lw=1.2)
+    at = [NO_ARITHMETIC, peak / max(copies), peak / min(copies)]
+    axes.fill_between(at, [min(copies)] * 3, [max(copies)] * 2 + [min(copies)], color="black", alpha=0.08, lw=0)
+    text = f"copies {bandwidth:.0f} GB/s ({min(copies):.0f} to {max(copies):.0f})"
+    axes.annotate(text, (NO_ARITHMETIC, max(copies)), (2, 4), textcoords="offset points", fontsize=8)
     middle = (peak / bandwidth * right) ** 0.5
     axes.annotate(f"float32 product\n{peak:.0f} GFLOP/s", (middle, peak / middle), (6, 6), textcoords="offset points",
                   fontsize=8)  # fmt: skip

@@ -20,7 +20,7 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def of_kernels(rows: list[dict]) -> str:
-    """Bytes are the least that must move; `of copy` and `of peak` are shares of what the device was measured to do."""
+    """Bytes are the least that must move; `of copy` and `of peak` are shares of what the device was found to do."""
     header = ["op", "size", "ms", "spread", "MB", "GB/s", "of copy", "GFLOP/s", "of peak", "reference", "plain torch"]
     return aligned(header, map(_kernel_line, rows))
 
