@@ -31,6 +31,14 @@ def small_copy(device):
     return Copy(torch.ones(99), torch.ones(99))
 
 
+@pytest.fixture
+def small_memory(monkeypatch):
+    """As if the caches were small: few buffers rotate."""
+    monkeypatch.setattr("benches.kernels.large_copy", small_copy)
+    for module in ("kernels", "dissect"):
+        monkeypatch.setattr(f"benches.{module}.cache_bytes", lambda device: 2**12)
+
+
 @pytest.fixture(scope="module")
 def cases():
     return small_cases()
@@ -66,8 +74,7 @@ def test_a_kernel_that_differs_is_not_timed():
         check(kernel(doubled=lambda x: 2 * x))
 
 
-def test_a_row_holds_the_kernel_against_the_ceilings(cases, monkeypatch):
-    monkeypatch.setattr("benches.kernels.large_copy", small_copy)
+def test_a_row_holds_the_kernel_against_the_ceilings(cases, small_memory):
     row = measure(cases["path_points"], SETTING, repeats=1, turn=0.0)
     seconds = row["ms"] / 1e3
     assert row["gb_per_second"] == pytest.approx(row["bytes"] / seconds / 1e9)
@@ -104,12 +111,11 @@ def test_methods_without_peers_and_with():
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch, small_memory):
     """The dissect family at sizes that take no time."""
     monkeypatch.setattr(dissect, "SIZES", {(4, 3, 8): 1, (4, 5, 16): 1})
     monkeypatch.setattr(dissect, "IMAGES", 3)
     monkeypatch.setattr(dissect, "AREA_SIDES", (5, 9))
-    monkeypatch.setattr("benches.kernels.large_copy", small_copy)
     monkeypatch.setattr("benches.family.large_copy", small_copy)
     monkeypatch.setattr(dissect, "GROWTH_FROM", {"images": 2, "units": 4, "concepts": 9, "side": 8})
     monkeypatch.setattr(dissect.growth, "__defaults__", ({"images": (1, 2), "units": (4, 8)},))
