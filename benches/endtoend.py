@@ -4,8 +4,8 @@
 2. Integrated gradients at 50 steps in FB: in float32, in bfloat16 and, on CUDA, as a recorded graph.
 3. Composites of relevance in FB.
 
-The last two against Captum and zennit, where they are installed; `benches.paths` and `benches.relevance` check that
-they agree. On the CPU everything is small.
+The last two against Captum and zennit, where they are installed; that they agree is checked first. On the CPU
+everything is small.
 """
 
 from __future__ import annotations
@@ -117,7 +117,21 @@ def methods(setting: Setting) -> list[dict]:
     return rows
 
 
-PARTS = {"dissection": Part(dissections), "speed": Part(methods)}
+def agreements(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {
+            "captum": paths.agreement(name, setting.device),
+            "zennit": relevance.agreement(name, setting.device),
+        }
+        for name in size_for(setting).networks
+    }
+
+
+PARTS = {
+    "dissection": Part(dissections),
+    "agreement": Part(agreements, needs=("captum", "zennit")),
+    "speed": Part(methods),
+}
 
 
 if __name__ == "__main__":
