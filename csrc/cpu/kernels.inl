@@ -97,6 +97,18 @@ inline auto lit(Value value, Value threshold) {
   }
 }
 
+// Whether one of n values is lit.
+template <bool Inclusive>
+inline bool any_lit(const float* values, int64_t n, float threshold) {
+  const Floats level = threshold - Floats{};
+  Ints found{};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) found |= lit<Inclusive>(load(values + i), level);
+  bool rest = false;
+  for (; i < n; ++i) rest |= lit<Inclusive>(values[i], threshold);
+  return rest || any(found);
+}
+
 #include "kernels_cells.inl"
 #include "kernels_labels.inl"
 #include "kernels_noise.inl"

@@ -16,11 +16,10 @@ inline uint64_t lane_bits(Ints mask) {
 #endif
 }
 
-// Sets words [width / 64] to where a row is lit; returns their union.
+// Sets words [width / 64] to where a row is lit.
 template <bool Inclusive>
-inline uint64_t find_lit(const float* row, int64_t width, float level, uint64_t* words) {
+inline void find_lit(const float* row, int64_t width, float level, uint64_t* words) {
   const Floats levels = level - Floats{};
-  uint64_t all = 0;
   for (int64_t first = 0; first < width; first += kColumnsAWord) {
     const int64_t n = width - first < kColumnsAWord ? width - first : kColumnsAWord;
     const float* values = row + first;
@@ -37,9 +36,35 @@ inline uint64_t find_lit(const float* row, int64_t width, float level, uint64_t*
     for (; x < n; ++x) word |= static_cast<uint64_t>(lit<Inclusive>(values[x], level)) << x;
 #endif
     *words++ = word;
-    all |= word;
   }
-  return all;
+}
+
+// The first n bytes, n >= 1, of which eight at most count; the lowest first.
+inline uint64_t load_bytes(const uint8_t* p, int64_t n) {
+  const auto read = [p](auto value, int64_t at) {
+    __builtin_memcpy(&value, p + at, sizeof value);
+    return static_cast<uint64_t>(value);
+  };
+  if (n >= 8) return read(uint64_t{}, 0);
+  if (n >= 4) return read(uint32_t{}, 0) | read(uint32_t{}, n - 4) << 8 * (n - 4);  // the same where both read
+  if (n >= 2) return read(uint16_t{}, 0) | read(uint16_t{}, n - 2) << 8 * (n - 2);
+  return *p;
+}
+
+// As many bytes of the word.
+inline void store_bytes(uint8_t* p, uint64_t word, int64_t n) {
+  const auto write = [p](auto value, int64_t at) { __builtin_memcpy(p + at, &value, sizeof value); };
+  if (n >= 8) {
+    write(word, 0);
+  } else if (n >= 4) {
+    write(static_cast<uint32_t>(word), 0);
+    write(static_cast<uint32_t>(word >> 8 * (n - 4)), n - 4);
+  } else if (n >= 2) {
+    write(static_cast<uint16_t>(word), 0);
+    write(static_cast<uint16_t>(word >> 8 * (n - 2)), n - 2);
+  } else {
+    *p = static_cast<uint8_t>(word);
+  }
 }
 
 inline uint64_t columns_of_word(int64_t first, int64_t width) {
@@ -48,11 +73,11 @@ inline uint64_t columns_of_word(int64_t first, int64_t width) {
 
 int64_t mark_plane(const float* plane, int64_t height, int64_t width, float level, bool inclusive, uint64_t* lit_words,
                    uint8_t* marks) {
+  const auto is_lit_anywhere = inclusive ? any_lit<true> : any_lit<false>;
   const auto find = inclusive ? find_lit<true> : find_lit<false>;
+  if (!is_lit_anywhere(plane, height * width, level)) return 0;
   const int64_t words = (width + kColumnsAWord - 1) / kColumnsAWord, bytes = bytes_of_row(width);
-  uint64_t any_lit = 0;
-  for (int64_t y = 0; y < height; ++y) any_lit |= find(plane + y * width, width, level, lit_words + (y + 1) * words);
-  if (any_lit == 0) return 0;
+  for (int64_t y = 0; y < height; ++y) find(plane + y * width, width, level, lit_words + (y + 1) * words);
   int64_t count = 0;
   for (int64_t y = 0; y < height; ++y) {
     const uint64_t* above = lit_words + y * words;
@@ -62,8 +87,7 @@ int64_t mark_plane(const float* plane, int64_t height, int64_t width, float leve
       const uint64_t right = k + 1 < words ? near(k + 1) : 0;
       const int64_t first = k * kColumnsAWord;
       const uint64_t marked = (here | here << 1 | here >> 1 | left >> 63 | right << 63) & columns_of_word(first, width);
-      const int64_t n = bytes - first / 8 < 8 ? bytes - first / 8 : 8;
-      __builtin_memcpy(marks + y * bytes + first / 8, &marked, n);
+      store_bytes(marks + y * bytes + first / 8, marked, bytes - first / 8);
       count += __builtin_popcountll(marked);
       left = here, here = right;
     }
@@ -80,9 +104,8 @@ inline bool each_marked_word(const uint8_t* marks, int64_t height, int64_t width
   int64_t n = 0;
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t first = 0; first < width; first += kColumnsAWord) {
-      uint64_t word = 0;
-      __builtin_memcpy(&word, marks + y * bytes + first / 8, bytes - first / 8 < 8 ? bytes - first / 8 : 8);
-      word &= columns_of_word(first, width);
+      const uint64_t word =
+          load_bytes(marks + y * bytes + first / 8, bytes - first / 8) & columns_of_word(first, width);
       if (word == 0) continue;
       const int64_t here = __builtin_popcountll(word);
       if (n + here > total) return false;

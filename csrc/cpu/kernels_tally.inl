@@ -107,14 +107,8 @@ inline int64_t tally_cell(const float* plane, int64_t row, int64_t column, float
 // Marks the values of a plane that are lit; false if there is none.
 template <bool Inclusive>
 inline bool mark_lit(const float* plane, int64_t n, float threshold, uint8_t* above) {
-  const Floats level = threshold - Floats{};
-  Ints above_level{};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) above_level |= lit<Inclusive>(load(plane + i), level);
-  bool found = any(above_level);
-  for (; i < n; ++i) found |= lit<Inclusive>(plane[i], threshold);
-  if (!found) return false;
-  for (i = 0; i < n; ++i) above[i] = lit<Inclusive>(plane[i], threshold);
+  if (!any_lit<Inclusive>(plane, n, threshold)) return false;
+  for (int64_t i = 0; i < n; ++i) above[i] = lit<Inclusive>(plane[i], threshold);
   return true;
 }
 
