@@ -52,8 +52,9 @@ def _kernels(families: dict[str, dict]) -> dict[str, list[tuple[dict, dict]]]:
     by_op: dict[str, list] = {}
     for figures in families.values():
         for row in figures.get("kernels", []):
-            if "ceilings" in figures and "of_copy" in row:
-                by_op.setdefault(row["op"], []).append((row, figures["ceilings"]))
+            about = figures.get("later", {}).get("kernels", figures)
+            if "ceilings" in about and "of_copy" in row:
+                by_op.setdefault(row["op"], []).append((row, about["ceilings"]))
     return by_op
 
 

@@ -58,11 +58,17 @@ def load(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def replace_family(path: Path, device: torch.device, family: str, figures: dict, keep: bool = False) -> None:
-    """Put a family's figures in place of those that the file has, or with `keep` beside those of other names; its other
-    families stay. The file is replaced whole or, where writing fails, left as it was."""
+def replace_family(path: Path, device: torch.device, family: str, about: dict, parts: dict, keep: bool = False) -> None:
+    """Put a family's parts in place of those that the file has, with what is known `about` their measuring; with `keep`
+    beside its parts of other names, and what is about these alone under "later". Other families stay. The file is
+    replaced whole or, where writing fails, left as it was."""
     families = load(path)["families"] if path.exists() else {}
-    families[family] = (families.get(family, {}) if keep else {}) | figures
+    before = families.get(family) if keep else None
+    if before:
+        later = before.get("later", {}) | dict.fromkeys(parts, about)
+        families[family] = before | parts | {"later": later}
+    else:
+        families[family] = about | parts
     on_gpu = device.type == "cuda"
     write(path, {
         "device": device_name(device),

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for family, parts in families.items():
         figures = measure(family, _chosen(parts, options.only), setting, left_out)
         if figures:
-            measured[family] = about | figures
-            results.replace_family(path, device, family, measured[family], keep=bool(options.only))
+            measured[family] = figures
+            results.replace_family(path, device, family, about, figures, keep=bool(options.only))
     _tell(measured, left_out)
     if measured:
         _draw(path)
