@@ -5,7 +5,8 @@ from .ablation_results import Ablation
 from .bases import Rotation, per_position
 from .conventions import CONVENTIONS, Convention, get_convention
 from .dissect import dissect
-from .results import Dissection, LayerDissection, UnitLabel
+from .layer_results import LayerDissection, UnitLabel
+from .results import Dissection
 from .shards import merge_shards
 from .thresholds import TopQuantile
 

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from .._numbers import check_seed
 from .run_folder import hash_tensor
 
 _ORTHOGONAL = 1e-10  # largest error of Q^angle (Q^angle)^T; it is about 1e-14
@@ -48,10 +49,7 @@ class Rotation:
         if not 0 <= self.angle <= 1:
             raise ValueError(f"angle is {self.angle}; it must be in [0, 1]")
         object.__setattr__(self, "angle", float(self.angle))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed is {self.seed!r}; it must be an int")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed is {self.seed}; it must be in [0, 2^64)")
+        check_seed(self.seed)
 
     @property
     def name(self) -> str:

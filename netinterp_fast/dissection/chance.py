@@ -12,9 +12,9 @@ from ..ops._grid import Placement
 from .conventions import Convention
 from .kept import Kept, KeptBatch, unpacked_in_parts
 from .kept_labels import ImageLabels, stacked
+from .layer_results import LayerDissection
 from .passes import Found, SecondPass, Setup
 from .ranks import Ranks
-from .results import LayerDissection
 from .tally import LabelBatch
 
 _LEVEL = 0.95  # of the intervals

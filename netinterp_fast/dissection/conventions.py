@@ -1,18 +1,12 @@
 """The conventions under which published dissections were made: each is a named preset of five switches.
 
-| preset           | threshold from | upsampling                              | unit area counted over
-        |
-|------------------|----------------|-----------------------------------------|-----------------------------------------------|
-| netdissect       | raw maps       | bilinear, half-pixel, borders clamped   | images with a label of the concept's
-category |
-| netdissect_lite  | raw maps       | Pillow's bilinear                       | images where mask and category
-overlap        |
-| dissect          | upsampled maps | half-pixel grid, zero padding, 56 x 56  | all images
-        |
-| compexp          | raw maps       | Pillow's bilinear                       | all images
-        |
-| concept          | raw maps       | bilinear, half-pixel, borders clamped   | images that contain the concept
-        |
+| preset          | threshold from | upsampling                             | unit area counted over               |
+|-----------------|----------------|----------------------------------------|--------------------------------------|
+| netdissect      | raw maps       | bilinear, half-pixel, borders clamped  | images with a label of the category  |
+| netdissect_lite | raw maps       | Pillow's bilinear                      | images where mask and category meet  |
+| dissect         | upsampled maps | half-pixel grid, zero padding, 56 x 56 | all images                           |
+| compexp         | raw maps       | Pillow's bilinear                      | all images                           |
+| concept         | raw maps       | bilinear, half-pixel, borders clamped  | images that contain the concept      |
 
 netdissect: Bau et al., "Network Dissection", CVPR 2017; dissect: Bau et al., "Understanding the role of individual
 units in a deep neural network", PNAS 2020; compexp: Mu and Andreas, "Compositional explanations of neurons", NeurIPS
@@ -46,8 +40,7 @@ class Convention:
                      twice), "all", or those with the "concept"
     mask_size        side of the label grid; label maps are resized to it (nearest). None: as the data set has them
     quantile         q when the caller names none
-    sketched_levels  thresholds as a sketch of so many levels reads them: at level floor(levels (1 - q)) - 1 of
-    levels - 1
+    sketched_levels  how many levels of a sketch thresholds are read from: at floor(levels (1 - q)) - 1 of levels - 1
     """
 
     threshold_from: str = "raw"

@@ -24,8 +24,9 @@ from ..ops.unit_concept_overlap import refuse_infinite
 from .clock import Clock
 from .conventions import Convention
 from .kept import KeptBatch, KeptCells, unpacked_in_parts
+from .layer_results import LayerDissection, iou
 from .probes import ProbeRecording
-from .results import Dissection, LayerDissection, iou
+from .results import Dissection
 from .tally import LabelBatch, LayerTally, category_numbers
 from .thresholds import TopQuantile
 from .top_images import TopImages

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..dissection.results import LayerDissection
+from ..dissection.layer_results import LayerDissection
 
 GRID = 112  # cells a side; a run of all GRID**2 cells still fits the 14 bits of two bytes
 UNITS_AT_ONCE = 64  # bounds the memory of the upsampled maps

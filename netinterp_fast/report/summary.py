@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ..dissection.results import Dissection, LayerDissection
+from ..dissection.layer_results import LayerDissection
+from ..dissection.results import Dissection
 
 BAR_STEP = 18  # pixels from bar to bar
 GROUP_GAP = 14  # further pixels between two categories

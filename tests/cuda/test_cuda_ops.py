@@ -53,6 +53,18 @@ def on_device(case):
     return type(case)(*(arg.to(DEVICE) if isinstance(arg, torch.Tensor) else arg for arg in case))
 
 
+def captured(run):
+    """A graph of a call, which has run once before, and what the call returns: each replay writes it anew."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    return graph, result
+
+
 def assert_overlap(case: Overlap, got: Overlap, unit_area, first_bad):
     """`got` is the case after the op has run on it on the device, with what it returned."""
     expected = fresh(case)
@@ -186,13 +198,7 @@ def test_marks_out_of_range_are_left_out(changes):
 def test_cells_in_a_cuda_graph(op):
     arguments = cell_arguments(CELLS[torch.float32]["width 33"])[op]
     static = tensors_on_device(arguments)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        raw(op)(*static)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = raw(op)(*static)
+    graph, results = captured(lambda: raw(op)(*static))
     for scale in (1, 2):
         first = arguments[0] * scale
         static[0].copy_(first)
@@ -228,13 +234,7 @@ def test_relevance_of_more_values_than_threads(op):
 def test_relevance_in_a_cuda_graph(op):
     cases = [RELEVANCE[torch.float32][name].of(op) for name in ("typical", "of a ReLU")]
     static = tensors_on_device(cases[0])
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        raw(op)(*static)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = raw(op)(*static)
+    graph, result = captured(lambda: raw(op)(*static))
     for case in cases:
         for target, source in zip(static[:-1], case[:-1], strict=True):
             target.copy_(source)
@@ -282,13 +282,7 @@ def test_paths_and_noise_of_more_values_than_threads():
 def test_paths_and_noise_in_a_cuda_graph(op):
     case = PATHS[torch.float32][op]["typical"]
     static = tensors_on_device(case)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        raw(op)(*static)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = path_result(op, raw(op), static)
+    graph, result = captured(lambda: path_result(op, raw(op), static))
     for scale in (2, 3):
         scaled = case._replace(**{case._fields[0]: case[0] * scale})
         for target, source in zip(static, scaled, strict=True):

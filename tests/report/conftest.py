@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from netinterp_fast.data.protocol import Concept
-from netinterp_fast.dissection.results import Dissection, LayerDissection
+from netinterp_fast.dissection.layer_results import LayerDissection
+from netinterp_fast.dissection.results import Dissection
 
 CONCEPTS = [
     Concept(1, "cat", "object"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from netinterp_fast.data.protocol import Concept
-from netinterp_fast.dissection.results import LayerDissection
+from netinterp_fast.dissection.layer_results import LayerDissection
 from netinterp_fast.report.layer_data import GRID, encode_regions, layer_data, script_json
 
 
